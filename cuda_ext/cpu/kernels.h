@@ -1,0 +1,23 @@
+// The CPU kernels are compiled once per instruction set (setup.py) and chosen at run time. We do not use GCC's
+// target_clones: it lowers generic vector types for the baseline before cloning, which costs the 512-bit code.
+//
+// A file compiled per instruction set puts everything in namespace splat::cpu::SPLAT_ISA and uses no std:: container or
+// other non-inlined template: the linker would merge its instantiations across instruction sets.
+#pragma once
+#include "splat/params.h"
+
+namespace splat::cpu {
+
+struct Kernels {
+  const char* isa;
+};
+
+// The best table that this machine can run; SPLAT_CPU_ISA=base|v3|v4 in the environment asks for a lesser one.
+const Kernels& kernels();
+
+}  // namespace splat::cpu
+
+// Declares a kernel of this instruction set, for its own file and for kernels.cpp:
+//   SPLAT_KERNEL(project_forward, const ProjectParams&);
+#define SPLAT_KERNEL(name, ...) \
+  namespace splat::cpu::SPLAT_ISA { void name(__VA_ARGS__); }

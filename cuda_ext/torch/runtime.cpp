@@ -1,0 +1,23 @@
+// Ops about the library itself rather than about tensors.
+#include "checks.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace splat {
+namespace {
+
+void op_set_num_threads(int64_t n) {
+  STD_TORCH_CHECK(n >= 1, "n must be at least 1, got ", n);
+  cpu::set_num_threads(static_cast<int>(n));
+}
+int64_t op_get_num_threads() { return cpu::num_threads(); }
+std::string op_cpu_isa() { return cpu::kernels().isa; }
+
+}  // namespace
+}  // namespace splat
+
+STABLE_TORCH_LIBRARY_IMPL(splat, CompositeExplicitAutograd, m) {
+  m.impl("set_num_threads", TORCH_BOX(&splat::op_set_num_threads));
+  m.impl("get_num_threads", TORCH_BOX(&splat::op_get_num_threads));
+  m.impl("cpu_isa", TORCH_BOX(&splat::op_cpu_isa));
+}

@@ -1,0 +1,65 @@
+// The signature of every op, in one place. Kernels are registered per device beside their glue (this folder); fake
+// implementations and autograd are registered from Python in splat/core/<stage>.py.
+//
+// Shapes: N Gaussians, C cameras, D channels, M tile entries, B images. All floats are float32 unless said otherwise.
+#include "checks.h"
+
+STABLE_TORCH_LIBRARY(splat, m) {
+  // Front ends: Gaussians -> Splats2D. Exactly one of (quats, scales) and covars is given.
+  // means [N,3], quats [N,4] wxyz, scales [N,3], covars [N,3,3], opacities [N], viewmats [C,4,4], Ks [C,3,3]
+  // -> radii int32 [C,N,2], means2d [C,N,2], depths [C,N], conics [C,N,3], opacities2d [C,N].  float32 or float64.
+  m.def(
+      "project(Tensor means, Tensor? quats, Tensor? scales, Tensor? covars, Tensor opacities, Tensor viewmats, "
+      "Tensor Ks, int width, int height, float eps2d, float near_plane, float far_plane, float radius_clip, "
+      "int camera_model, bool antialiased) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // -> v_means, v_quats, v_scales, v_covars ([0] where the input is absent), v_opacities, v_viewmats, v_Ks
+  m.def(
+      "project_backward(Tensor means, Tensor? quats, Tensor? scales, Tensor? covars, Tensor opacities, "
+      "Tensor viewmats, Tensor Ks, int width, int height, float eps2d, float near_plane, float far_plane, "
+      "float radius_clip, int camera_model, bool antialiased, Tensor radii, Tensor v_means2d, Tensor v_depths, "
+      "Tensor v_conics, Tensor v_opacities2d) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // means [N,3], viewmats [C,4,4], sh0 [N,1,D], shN [N,K-1,D], radii [C,N,2] -> colors [C,N,D] = max(SH + 0.5, 0)
+  m.def("sh(Tensor means, Tensor viewmats, Tensor sh0, Tensor shN, Tensor radii, int degree) -> Tensor");
+  // -> v_means, v_viewmats, v_sh0, v_shN
+  m.def(
+      "sh_backward(Tensor means, Tensor viewmats, Tensor sh0, Tensor shN, Tensor radii, int degree, Tensor colors, "
+      "Tensor v_colors) -> (Tensor, Tensor, Tensor, Tensor)");
+  // means [N,2] pixels, log_scales [N,2] log pixels, angles [N] radians, opacities [N]
+  // -> radii int32 [1,N,2], conics [1,N,3]
+  m.def(
+      "project_image(Tensor means, Tensor log_scales, Tensor angles, Tensor opacities, int width, int height, "
+      "float cutoff) -> (Tensor, Tensor)");
+  // -> v_log_scales, v_angles
+  m.def(
+      "project_image_backward(Tensor log_scales, Tensor angles, Tensor radii, Tensor v_conics) -> (Tensor, Tensor)");
+
+  // Splats2D -> TileLists. depths [C,N] may be absent (order-free); ids int64 [N] break ties of depth.
+  // -> tile_offsets int64 [C*tiles+1], entries int32 [M] (camera * N + Gaussian), masks int16 [M] (bit b: the splat
+  //    touches 4x4 block b of the tile), splat_offsets int64 [C*N+1], slots int32 [M] (entry -> its Gaussian-major slot)
+  m.def(
+      "bin(Tensor means2d, Tensor conics, Tensor opacities, Tensor radii, Tensor? depths, Tensor? ids, int width, "
+      "int height, float cutoff) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // TileLists -> Image. colors [C,N,D], backgrounds [C,D] or absent.
+  // -> image [C,H,W,D], alphas [C,H,W], last int32 [C,H,W] (compositor's bookkeeping for the backward pass),
+  //    norm [C,H,W] (topk only, else [0])
+  m.def(
+      "rasterize(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? backgrounds, "
+      "Tensor tile_offsets, Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, "
+      "int blend, int topk, float cutoff) -> (Tensor, Tensor, Tensor, Tensor)");
+  // -> v_means2d, v_conics, v_opacities, v_colors, v_backgrounds, v_means2d_abs ([0] unless absgrad)
+  m.def(
+      "rasterize_backward(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? backgrounds, "
+      "Tensor tile_offsets, Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, "
+      "int blend, int topk, float cutoff, Tensor image, Tensor alphas, Tensor last, Tensor norm, Tensor v_image, "
+      "Tensor v_alphas, bool absgrad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // Loss. image, target [B,H,W,D] -> [2] = (mean |image - target|, mean SSIM); valid: crop the border of 5 pixels.
+  m.def("l1_ssim(Tensor image, Tensor target, bool valid) -> Tensor");
+  // v [2] -> v_image
+  m.def("l1_ssim_backward(Tensor image, Tensor target, bool valid, Tensor v) -> Tensor");
+
+  m.def("set_num_threads(int n) -> ()");
+  m.def("get_num_threads() -> int");
+  m.def("cpu_isa() -> str");
+}

@@ -1,0 +1,104 @@
+"""Builds splat/_C.abi3.so ahead of time with g++ (and nvcc, where there is one and cuda_ext/cuda has kernels).
+
+torch's CUDAExtension refuses a CPU build of torch, so the compilers are called here directly. The library is loaded by
+torch.ops.load_library and uses only torch's stable ABI: no Python version and no torch version is baked in.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+SOURCE = Path("cuda_ext")
+# Compiled once; every other file of cuda_ext/cpu is a kernel, compiled once per instruction set.
+SHARED = {"parallel.cpp", "dispatch.cpp"}
+X86_ISAS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+# -ffast-math is never used: at link time it turns on flush-to-zero for the whole Python process.
+KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+
+
+def torch_flags() -> tuple[list[str], list[str]]:
+    import torch
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    includes = [f"-isystem{p}" for p in include_paths()]
+    defines = ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    link = [f"-L{p}" for p in library_paths()] + ["-ltorch_cpu", "-lc10", "-ltorch"]
+    return includes + defines, link
+
+
+def objects(build: Path) -> list[tuple[Path, list[str]]]:
+    """Each object file with the command that makes it (compiler first, without -c and -o)."""
+    cxx = os.environ.get("CXX", "g++")
+    include = [f"-I{SOURCE / 'include'}", f"-I{SOURCE / 'cpu'}"]
+    isas = X86_ISAS if platform.machine() in ("x86_64", "AMD64") else {"base": []}
+    plan: list[tuple[Path, list[str]]] = []
+    for source in sorted((SOURCE / "cpu").glob("*.cpp")):
+        if source.name in SHARED:
+            has = [f"-DSPLAT_HAS_{name.upper()}" for name in isas]
+            plan.append((build / f"{source.stem}.o", [cxx, *FLAGS, *include, *has, str(source)]))
+            continue
+        for name, march in isas.items():
+            flags = [*FLAGS, *KERNEL_FLAGS, *march, f"-DSPLAT_ISA={name}"]
+            plan.append((build / f"{source.stem}.{name}.o", [cxx, *flags, *include, str(source)]))
+    compile_torch, _ = torch_flags()
+    for source in sorted((SOURCE / "torch").glob("*.cpp")):
+        plan.append((build / f"torch_{source.stem}.o", [cxx, *FLAGS, *include, *compile_torch, str(source)]))
+    return plan
+
+
+def depends_changed(target: Path, headers: float, source: str) -> bool:
+    return not target.exists() or target.stat().st_mtime < max(headers, (ROOT / source).stat().st_mtime)
+
+
+def build_library(output: Path, build: Path) -> None:
+    build.mkdir(parents=True, exist_ok=True)
+    headers = max(p.stat().st_mtime for p in [*(ROOT / SOURCE).rglob("*.h"), ROOT / "setup.py"])
+    plan = objects(build)
+
+    def run(command: list[str]) -> None:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.stderr:
+            print(done.stderr, file=sys.stderr)
+        if done.returncode:
+            raise RuntimeError(f"failed: {' '.join(command)}")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        stale = [(o, c) for o, c in plan if depends_changed(o, headers, c[-1])]
+        list(pool.map(lambda oc: run([*oc[1], "-c", "-o", str(oc[0])]), stale))
+    _, link = torch_flags()
+    partial = output.with_name(output.name + ".partial")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    run([os.environ.get("CXX", "g++"), "-shared", "-o", str(partial), *[str(o) for o, _ in plan], *link, "-pthread"])
+    partial.replace(output)
+
+
+class BuildLibrary(build_ext):
+    """Puts splat/_C.abi3.so beside the package; without a compiler the package still installs (reference backend)."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".abi3.so"
+
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        if shutil.which(os.environ.get("CXX", "g++")) is None:
+            print("splat: no C++ compiler found; installing without the fast CPU backend", file=sys.stderr)
+            return
+        build_library(output, ROOT / self.build_temp / "splat")
+
+
+setup(
+    ext_modules=[Extension("splat._C", sources=[], optional=False)],
+    cmdclass={"build_ext": BuildLibrary},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

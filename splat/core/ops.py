@@ -1,0 +1,84 @@
+"""Loading of the compiled library and choice of the backend. The ops themselves are declared in
+cuda_ext/torch/schema.cpp and wired into autograd by the stage that owns them (splat/core/project.py, ...)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+
+Backend = Literal["reference", "cpu", "cuda"]
+
+_LIBRARY = Path(__file__).parent.parent / "_C.abi3.so"
+_load_error: str | None = None
+
+
+def _load() -> bool:
+    global _load_error
+    if not _LIBRARY.exists():
+        _load_error = f"{_LIBRARY.name} was not built"
+        return False
+    try:
+        torch.ops.load_library(str(_LIBRARY))
+    except OSError as error:
+        _load_error = str(error)
+        return False
+    return True
+
+
+available = _load()
+"""Whether the compiled library is loaded. Without it only the reference backend works."""
+
+_warned = False
+
+
+def _warn_once() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"splat runs on its slow reference backend: {_load_error}. For the fast one install a C++20 compiler and "
+            "run: pip install --no-build-isolation --force-reinstall --no-deps torchsplat",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def choose_backend(tensor: torch.Tensor, backend: Backend | None = None) -> Backend:
+    """The backend for a call: `backend`, else the variable SPLAT_BACKEND, else by the device and dtype of `tensor`
+    (float64 goes to the reference, which is the only one that takes it everywhere)."""
+    asked = backend or os.environ.get("SPLAT_BACKEND") or None
+    if asked is not None and asked not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {asked!r}")
+    if asked == "reference":
+        return "reference"
+    if asked is None and tensor.device.type == "cpu" and tensor.dtype == torch.float64:
+        return "reference"
+    wanted = asked or tensor.device.type
+    if wanted not in get_args(Backend) or wanted != tensor.device.type:
+        raise ValueError(f"backend {wanted!r} cannot take tensors on {tensor.device}; move them or pass backend=None")
+    if wanted == "cuda":
+        raise RuntimeError("this build has no CUDA kernels; use .cpu() tensors or backend='reference'")
+    if not available:
+        if asked is not None:
+            raise RuntimeError(f"backend 'cpu' is not available: {_load_error}")
+        _warn_once()
+        return "reference"
+    return cast(Backend, wanted)
+
+
+def set_num_threads(n: int) -> None:
+    """Number of threads that the CPU kernels use (default: the cores this process may run on). Results do not depend
+    on it: same bits for any number."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if available:
+        torch.ops.splat.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Number of threads that the CPU kernels use."""
+    return int(torch.ops.splat.get_num_threads()) if available else torch.get_num_threads()
