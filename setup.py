@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 SOURCE = Path("cuda_ext")
 # Compiled once; every other file of cuda_ext/cpu is a kernel, compiled once per instruction set.
-SHARED = {"parallel.cpp", "dispatch.cpp"}
+SHARED = {"parallel.cpp", "dispatch.cpp", "depth_order.cpp"}
 X86_ISAS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 # -ffast-math is never used: at link time it turns on flush-to-zero for the whole Python process.

@@ -4,12 +4,16 @@
 // A file compiled per instruction set puts everything in namespace splat::cpu::SPLAT_ISA and uses no std:: container or
 // other non-inlined template: the linker would merge its instantiations across instruction sets.
 #pragma once
+#include "binning.h"
 #include "splat/params.h"
 
 namespace splat::cpu {
 
 struct Kernels {
   const char* isa;
+  TouchFn touch;
+  void (*rasterize_forward)(const RasterizeParams&);
+  void (*rasterize_backward)(const RasterizeParams&, const RasterizeGrads&);
 };
 
 // The best table that this machine can run; SPLAT_CPU_ISA=base|v3|v4 in the environment asks for a lesser one.

@@ -42,17 +42,17 @@ STABLE_TORCH_LIBRARY(splat, m) {
 
   // TileLists -> Image. colors [C,N,D], backgrounds [C,D] or absent.
   // -> image [C,H,W,D], alphas [C,H,W], last int32 [C,H,W] (compositor's bookkeeping for the backward pass),
-  //    norm [C,H,W] (topk only, else [0])
+  //    norm (alpha: final transmittance [C,1,H,W]; topk: K-th weight and normaliser [C,2,H,W]; sum: [0])
   m.def(
       "rasterize(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? backgrounds, "
       "Tensor tile_offsets, Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, "
       "int blend, int topk, float cutoff) -> (Tensor, Tensor, Tensor, Tensor)");
-  // -> v_means2d, v_conics, v_opacities, v_colors, v_backgrounds, v_means2d_abs ([0] unless absgrad)
+  // -> v_means2d, v_conics, v_opacities, v_colors, v_means2d_abs ([0] unless absgrad)
   m.def(
       "rasterize_backward(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? backgrounds, "
       "Tensor tile_offsets, Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, "
-      "int blend, int topk, float cutoff, Tensor image, Tensor alphas, Tensor last, Tensor norm, Tensor v_image, "
-      "Tensor v_alphas, bool absgrad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "int blend, int topk, float cutoff, Tensor image, Tensor last, Tensor norm, Tensor v_image, "
+      "Tensor v_alphas, bool absgrad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // Loss. image, target [B,H,W,D] -> [2] = (mean |image - target|, mean SSIM); valid: crop the border of 5 pixels.
   m.def("l1_ssim(Tensor image, Tensor target, bool valid) -> Tensor");

@@ -1,0 +1,218 @@
+// Tile lists -> image. Entries are taken 64 at a time; within a piece each 4x4 block runs through the entries that touch
+// it with its pixels' state in registers.
+#include <cstring>
+
+#include "tile.h"
+
+SPLAT_KERNEL(rasterize_forward, const RasterizeParams&)
+
+namespace splat::cpu::SPLAT_ISA {
+namespace {
+
+// State of a tile between pieces. `color` is [channels][kPixels].
+struct TileState {
+  alignas(64) float value[kPixels];  // alpha: transmittance; sum and topk: sum of weights
+  alignas(64) int32_t last[kPixels];
+  float* color;
+  float* top_weights;    // topk: [K][kPixels], largest first
+  int32_t* top_entries;  // topk: [K][kPixels]
+};
+
+struct AlphaState {
+  Lanes T;
+  IntVector last;
+  SPLAT_HD AlphaState(const TileState& t, int p) : T(load(t.value + p)), last(load_int(t.last + p)) {}
+  SPLAT_HD void save(TileState& t, int p) const {
+    store(t.value + p, T);
+    store_int(t.last + p, last);
+  }
+  SPLAT_HD Lanes step(Lanes log2_alpha, Lanes cutoff, int32_t entry) {
+    const Lanes weight = alpha_step(log2_alpha, cutoff, T);
+    last = select_int(weight > Lanes(0.0f), entry - IntVector{}, last);
+    return weight;
+  }
+  SPLAT_HD bool open() const { return any(T > Lanes(0.0f)); }
+};
+
+struct SumState {
+  Lanes total;
+  SPLAT_HD SumState(const TileState& t, int p) : total(load(t.value + p)) {}
+  SPLAT_HD void save(TileState& t, int p) const { store(t.value + p, total); }
+  SPLAT_HD Lanes step(Lanes log2_alpha, Lanes cutoff, int32_t) {
+    const Lanes weight = keep(log2_alpha >= cutoff, exp2_fast(log2_alpha));
+    total += weight;
+    return weight;
+  }
+  SPLAT_HD bool open() const { return true; }
+};
+
+template <class State, int kFixed>
+SPLAT_HD bool blend_block(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff,
+                          int channels, TileState& tile) {
+  bool open = false;
+  for (int part = 0; part < kParts; ++part) {
+    const int p = 16 * block + kLanes * part;
+    const PixelCentres at = pixel_centres(block, part);
+    State state(tile, p);
+    Lanes color[kFixed ? kFixed : 1];
+    for (int d = 0; d < kFixed; ++d) color[d] = load(tile.color + d * kPixels + p);
+    for (uint64_t left = bits; left != 0; left &= left - 1) {
+      const int k = __builtin_ctzll(left);
+      const Lanes weight = state.step(falloff(piece.splats[k], at.x, at.y).log2_alpha, cutoff, first + k);
+      if constexpr (kFixed > 0) {
+        for (int d = 0; d < kFixed; ++d) color[d] += weight * Lanes(piece.colors[k][d]);
+      } else {
+        for (int d = 0; d < channels; ++d) {
+          float* c = tile.color + d * kPixels + p;
+          store(c, load(c) + weight * Lanes(piece.colors[k][d]));
+        }
+      }
+    }
+    for (int d = 0; d < kFixed; ++d) store(tile.color + d * kPixels + p, color[d]);
+    state.save(tile, p);
+    open |= state.open();
+  }
+  return open;
+}
+
+// Keeps the K largest weights of each pixel, largest first; of equal weights the earlier entry.
+SPLAT_HD void insert_top(Lanes weight, int32_t entry, int K, float* weights, int32_t* entries) {
+  if (!any(weight > load(weights + (K - 1) * kPixels))) return;
+  IntVector index = entry - IntVector{};
+  for (int k = 0; k < K; ++k) {
+    const Lanes w = load(weights + k * kPixels);
+    const IntVector e = load_int(entries + k * kPixels);
+    const Mask larger = weight > w;
+    store(weights + k * kPixels, select(larger, weight, w));
+    store_int(entries + k * kPixels, select_int(larger, index, e));
+    weight = select(larger, w, weight);
+    index = select_int(larger, e, index);
+  }
+}
+
+template <int kFixed>
+SPLAT_HD void select_top(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff, int K,
+                         TileState& tile) {
+  for (int part = 0; part < kParts; ++part) {
+    const int p = 16 * block + kLanes * part;
+    const PixelCentres at = pixel_centres(block, part);
+    for (uint64_t left = bits; left != 0; left &= left - 1) {
+      const int k = __builtin_ctzll(left);
+      const Lanes e = falloff(piece.splats[k], at.x, at.y).log2_alpha;
+      insert_top(keep(e >= cutoff, exp2_fast(e)), first + k, K, tile.top_weights + p, tile.top_entries + p);
+    }
+  }
+}
+
+// Colours of the selected splats (topk only): once per pixel, so plain scalar code.
+SPLAT_HD void blend_top(const RasterizeParams& p, const TilePlace& place, TileState& tile) {
+  for (int pixel = 0; pixel < kPixels; ++pixel) {
+    float total = 0.0f;
+    for (int k = 0; k < p.topk; ++k) {
+      const float w = tile.top_weights[k * kPixels + pixel];
+      if (w <= 0.0f) break;
+      total += w;
+      const float* c = p.colors + int64_t(p.lists.entries[place.begin + tile.top_entries[k * kPixels + pixel]]) * p.channels;
+      for (int d = 0; d < p.channels; ++d) tile.color[d * kPixels + pixel] += w * c[d];
+    }
+    tile.value[pixel] = total;
+  }
+}
+
+void write_tile(const RasterizeParams& p, const TilePlace& place, const TileState& tile) {
+  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * p.channels : nullptr;
+  const int64_t plane = int64_t(p.grid.width) * p.grid.height;
+  for_pixels(p, place, [&](int in, int64_t to) {
+    float scale = 1.0f, behind = 1.0f, alpha = tile.value[in];
+    const int64_t norm = to + (p.blend == Blend::kTopK ? place.camera * plane : 0);  // [C, 2, H, W] against [C, H, W]
+    if (p.blend == Blend::kAlpha) {
+      behind = tile.value[in] < 0.0f ? -tile.value[in] : tile.value[in];
+      alpha = 1.0f - behind;
+      p.norm[norm] = behind;
+      p.last[to] = tile.last[in];
+    } else if (p.blend == Blend::kTopK) {
+      scale = 1.0f / (tile.value[in] + kTopKEpsilon);
+      behind = kTopKEpsilon * scale;
+      alpha = tile.value[in] * scale;
+      const int smallest = (p.topk - 1) * kPixels + in;
+      p.norm[norm] = tile.top_weights[smallest];
+      p.norm[norm + plane] = scale;
+      p.last[to] = tile.top_entries[smallest];
+    }
+    p.alphas[to] = alpha;
+    float* pixel = p.image + to * p.channels;
+    for (int d = 0; d < p.channels; ++d)
+      pixel[d] = tile.color[d * kPixels + in] * scale + (background ? behind * background[d] : 0.0f);
+  });
+}
+
+template <int kFixed>
+void blend_tile(const RasterizeParams& p, const Splat2D* splats, const TilePlace& place, TileState& tile) {
+  const Lanes cutoff(log2_fast(p.cutoff));
+  Piece<kFixed> piece;
+  uint64_t bits[kBlocks];
+  uint32_t open = 0xffff;  // blocks with a pixel that still takes splats
+  for (int64_t first = place.begin; first < place.end && open != 0; first += kPiece) {
+    const int count = int(place.end - first < kPiece ? place.end - first : kPiece);
+    piece.gather(p, splats, place, first, count);
+    entries_by_block(p.lists.masks + first, count, bits);
+    const int32_t in_tile = int32_t(first - place.begin);
+    for (int block = 0; block < kBlocks; ++block) {
+      if (bits[block] == 0 || !(open >> block & 1)) continue;
+      bool still = true;
+      switch (p.blend) {
+        case Blend::kAlpha:
+          still = blend_block<AlphaState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
+          break;
+        case Blend::kSum:
+          blend_block<SumState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
+          break;
+        case Blend::kTopK:
+          select_top(piece, bits[block], block, in_tile, cutoff, p.topk, tile);
+          break;
+      }
+      if (!still) open &= ~(1u << block);
+    }
+  }
+}
+
+template <int kFixed>
+void forward(const RasterizeParams& p) {
+  const Splats splats(p.splats, p.cutoff);
+  const int K = p.blend == Blend::kTopK ? p.topk : 0;
+  parallel_for(p.cameras * p.grid.tiles(), kTilesAtOnce, [&](int64_t b, int64_t e) {
+    Scratch<float> color(int64_t(p.channels) * kPixels), top_weights(int64_t(K) * kPixels);
+    Scratch<int32_t> top_entries(int64_t(K) * kPixels);
+    TileState tile;
+    tile.color = color;
+    tile.top_weights = top_weights;
+    tile.top_entries = top_entries;
+    for (int64_t i = b; i < e; ++i) {
+      const TilePlace place = tile_place(p, i);
+      std::memset(tile.color, 0, sizeof(float) * p.channels * kPixels);
+      std::memset(tile.top_weights, 0, sizeof(float) * K * kPixels);
+      for (int pixel = 0; pixel < K * kPixels; ++pixel) tile.top_entries[pixel] = INT32_MAX;
+      for (int pixel = 0; pixel < kPixels; ++pixel) {
+        tile.value[pixel] = p.blend == Blend::kAlpha ? 1.0f : 0.0f;
+        tile.last[pixel] = -1;
+      }
+      blend_tile<kFixed>(p, splats.data, place, tile);
+      if (K > 0) blend_top(p, place, tile);
+      write_tile(p, place, tile);
+    }
+  });
+}
+
+}  // namespace
+
+void rasterize_forward(const RasterizeParams& p) {
+  switch (p.channels) {
+    case 1: return forward<1>(p);
+    case 2: return forward<2>(p);
+    case 3: return forward<3>(p);
+    case 4: return forward<4>(p);
+    default: return forward<0>(p);
+  }
+}
+
+}  // namespace splat::cpu::SPLAT_ISA

@@ -1,0 +1,135 @@
+// What the forward and the backward pass over a tile share: the pixels' order, the entries in pieces of 64, the channels.
+//
+// A tile is 4x4 blocks of 4x4 pixels; pixel p = 16 * block + 4 * row + column, so that a block's pixels are adjacent and
+// one register of lanes is a block (AVX-512), half of one (AVX2) or a row of one (SSE, NEON).
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+
+#include "kernels.h"
+#include "lanes.h"
+#include "parallel.h"
+#include "splat/blend.h"
+#include "splat/params.h"
+
+namespace splat::cpu::SPLAT_ISA {
+
+constexpr int kPixels = kTile * kTile;
+constexpr int kBlocks = kPixels / 16;
+constexpr int kParts = 16 / kLanes;  // registers in a block
+constexpr int kPiece = 64;           // entries handled together
+constexpr int64_t kTilesAtOnce = 4;  // tiles in a piece of parallel work
+
+// Memory that is freed at the end of the scope, for arrays whose size is known at run time.
+template <class T>
+struct Scratch {
+  T* data;
+  explicit Scratch(int64_t count)
+      : data(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 64) / 64 * 64))) {
+    if (data == nullptr) std::abort();
+  }
+  ~Scratch() { std::free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator T*() const { return data; }
+};
+
+// Coordinates of a register's pixels within the tile.
+struct PixelCentres {
+  Lanes x, y;
+};
+SPLAT_HD PixelCentres pixel_centres(int block, int part) {
+  PixelCentres c;
+  for (int i = 0; i < kLanes; ++i) {
+    const int in_block = part * kLanes + i;
+    c.x.v[i] = float(4 * (block & 3) + (in_block & 3)) + 0.5f;
+    c.y.v[i] = float(4 * (block >> 2) + (in_block >> 2)) + 0.5f;
+  }
+  return c;
+}
+
+// Where a tile lies: its camera, its corner, its entries.
+struct TilePlace {
+  int32_t camera, x0, y0;
+  int64_t begin, end;
+};
+SPLAT_HD TilePlace tile_place(const RasterizeParams& p, int64_t index) {
+  const int64_t tiles = p.grid.tiles();
+  const int32_t in_image = int32_t(index % tiles);
+  return {int32_t(index / tiles), in_image % p.grid.tiles_x() * kTile, in_image / p.grid.tiles_x() * kTile,
+          p.lists.tile_offsets[index], p.lists.tile_offsets[index + 1]};
+}
+
+// Calls body(pixel in the tile, pixel in the image) for the tile's pixels inside the picture.
+template <class F>
+SPLAT_HD void for_pixels(const RasterizeParams& p, const TilePlace& place, F&& body) {
+  const int64_t image = int64_t(place.camera) * p.grid.width * p.grid.height;
+  for (int y = 0; y < kTile && place.y0 + y < p.grid.height; ++y)
+    for (int x = 0; x < kTile && place.x0 + x < p.grid.width; ++x)
+      body(64 * (y >> 2) + 16 * (x >> 2) + 4 * (y & 3) + (x & 3),
+           image + int64_t(place.y0 + y) * p.grid.width + place.x0 + x);
+}
+
+// Splats ready to blend, for all cameras.
+struct Splats {
+  Scratch<Splat2D> data;
+  explicit Splats(const SplatArrays& a, float cutoff) : data(a.count) {
+    const float log2_cutoff = log2_fast(cutoff);
+    Splat2D* out = data;
+    parallel_for(a.count, 4096, [&](int64_t b, int64_t e) {
+      for (int64_t i = b; i < e; ++i)
+        out[i] = make_splat(a.means2d[2 * i], a.means2d[2 * i + 1], a.conics[3 * i], a.conics[3 * i + 1],
+                            a.conics[3 * i + 2], a.opacities[i], log2_cutoff);
+    });
+  }
+};
+
+// Up to 64 entries of a tile, gathered side by side. kFixed channels, or p.channels where it is 0.
+template <int kFixed>
+struct Piece {
+  LocalSplat splats[kPiece];
+  const float* colors[kPiece];
+
+  SPLAT_HD void gather(const RasterizeParams& p, const Splat2D* all, const TilePlace& place, int64_t first, int count) {
+    const int64_t channels = kFixed ? kFixed : p.channels;
+    for (int k = 0; k < count; ++k) {
+      const int64_t s = p.lists.entries[first + k];
+      splats[k] = localize(all[s], float(place.x0), float(place.y0));
+      colors[k] = p.colors + s * channels;
+    }
+  }
+};
+
+// bits[b]: which of the piece's entries touch block b. Transposes 64 masks of 16 bits, eight by eight.
+SPLAT_HD void entries_by_block(const int16_t* masks, int count, uint64_t* bits) {
+  uint8_t bytes[kBlocks][8] = {};
+  for (int k = 0; k < count; k += 8) {
+    uint64_t low = 0, high = 0;
+    for (int i = 0; i < 8 && k + i < count; ++i) {
+      const uint64_t m = uint16_t(masks[k + i]);
+      low |= (m & 255) << (8 * i);
+      high |= (m >> 8) << (8 * i);
+    }
+    const auto transpose = [](uint64_t x) {  // 8x8 bits, Hacker's Delight 7-3
+      uint64_t t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAull;
+      x ^= t ^ (t << 7);
+      t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCull;
+      x ^= t ^ (t << 14);
+      t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ull;
+      return x ^ t ^ (t << 28);
+    };
+    low = transpose(low);
+    high = transpose(high);
+    for (int b = 0; b < 8; ++b) {
+      bytes[b][k / 8] = uint8_t(low >> (8 * b));
+      bytes[b + 8][k / 8] = uint8_t(high >> (8 * b));
+    }
+  }
+  for (int b = 0; b < kBlocks; ++b) {
+    uint64_t word = 0;
+    for (int i = 0; i < 8; ++i) word |= uint64_t(bytes[b][i]) << (8 * i);
+    bits[b] = word;
+  }
+}
+
+}  // namespace splat::cpu::SPLAT_ISA

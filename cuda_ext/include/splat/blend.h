@@ -1,0 +1,136 @@
+// Blending: the weight of a splat at a pixel, the compositors, and their derivatives. Templated on the value type V:
+// one float per thread in CUDA, one register of lanes on the CPU (cpu/lanes.h supplies the operators).
+//
+// The exponent is written as a sum of two squares by the Cholesky factor of the conic, in units of log2:
+//   log2(alpha) = bias - u^2 - v^2,   u = ux dx + uy dy,   v = vy dy.
+// That costs five fused operations a pixel, and unlike a dx^2 + 2 b dx dy + c dy^2 it does not cancel for thin splats.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+
+#include "splat/constants.h"
+#include "splat/hd.h"
+
+namespace splat {
+
+constexpr double kLog2E = 1.4426950408889634;
+constexpr float kTwoLn2 = 1.3862943611198906f;
+
+// One projected splat, ready to blend. bias = log2(opacity); a culled splat has bias = -infinity.
+struct Splat2D {
+  float x, y;        // centre, pixels
+  float ux, uy, vy;  // Cholesky factor of the conic times log2(e)/2
+  float bias;
+};
+
+// log2 of a positive finite float, absolute error 1e-7 beside its own rounding. Branch-free, so that a loop vectorises.
+SPLAT_HD float log2_fast(float x) {
+#if defined(__CUDA_ARCH__)
+  return __log2f(x);
+#else
+  int32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof x);
+  const int32_t exponent = (bits - 0x3f3504f3) >> 23;  // so that the mantissa lies in [sqrt(1/2), sqrt(2))
+  const int32_t mantissa_bits = bits - (exponent << 23);
+  float m;
+  __builtin_memcpy(&m, &mantissa_bits, sizeof m);
+  const float r = (m - 1.0f) / (m + 1.0f), r2 = r * r;  // log(m) = 2 atanh(r)
+  const float series = 2.0f + r2 * (0.66666667f + r2 * (0.4f + r2 * (0.28571429f + r2 * 0.22222222f)));
+  return float(exponent) + float(kLog2E) * (r * series);
+#endif
+}
+
+// conic (a, b, c): sigma = a dx^2 / 2 + b dx dy + c dy^2 / 2. Where the conic is not positive definite or the opacity is
+// under the cutoff the bias is -infinity (culled). In double: a float determinant of a thin splat has no digits left.
+SPLAT_HD Splat2D make_splat(float x, float y, float a, float b, float c, float opacity, float log2_cutoff) {
+  const double half = 0.5 * kLog2E;
+  const double det = double(a) * c - double(b) * b;
+  const bool valid = (a > 0.0f) & (det > 0.0) & (opacity > 0.0f) & (x - x == 0.0f) & (y - y == 0.0f);
+  const double safe_a = valid ? double(a) : 1.0, safe_det = valid ? det : 1.0;
+  const double ux = sqrt(half * safe_a), inverse = 1.0 / safe_a;
+  const float bias = log2_fast(valid ? opacity : 1.0f);
+  const bool drawn = valid & (bias >= log2_cutoff);
+  return {x, y, float(ux), float(ux * b * inverse), float(sqrt(half * safe_det * inverse)), drawn ? bias : -INFINITY};
+}
+
+// The sums over pixels that a splat's gradients are made of. g = dL/d(ln alpha) at a pixel.
+struct SplatMoments {
+  float g, gu, gv, guu, guv, gvv;
+};
+struct SplatGradient {
+  float x, y;     // dL/d(centre)
+  float a, b, c;  // dL/d(conic); b stands for both off-diagonal entries
+  float opacity;
+};
+
+// With s = splat (VJP of make_splat and of the exponent together): d sigma/du = 2 ln2 u, and dx, dy follow from u, v.
+SPLAT_HD SplatGradient splat_vjp(const Splat2D& s, const SplatMoments& m, float opacity) {
+  SplatGradient r;
+  r.x = kTwoLn2 * s.ux * m.gu;
+  r.y = kTwoLn2 * (s.uy * m.gu + s.vy * m.gv);
+  const float iu = 1.0f / s.ux, iv = 1.0f / s.vy, k = s.uy * iv;
+  r.a = -0.5f * iu * iu * (m.guu - 2.0f * k * m.guv + k * k * m.gvv);
+  r.b = -iu * iv * (m.guv - k * m.gvv);
+  r.c = -0.5f * iv * iv * m.gvv;
+  r.opacity = m.g / opacity;
+  return r;
+}
+
+// u, v and log2(alpha) of a splat at pixel (px, py), all relative to an origin near both (the tile's corner).
+template <class V>
+struct Falloff {
+  V u, v, log2_alpha;
+};
+struct LocalSplat {
+  float ux, uy, u0, vy, v0, bias;
+};
+SPLAT_HD LocalSplat localize(const Splat2D& s, float origin_x, float origin_y) {
+  const float x = s.x - origin_x, y = s.y - origin_y;
+  return {s.ux, s.uy, -(s.ux * x + s.uy * y), s.vy, -s.vy * y, s.bias};
+}
+template <class V>
+SPLAT_HD Falloff<V> falloff(const LocalSplat& s, V px, V py) {
+  const V u = V(s.ux) * px + (V(s.uy) * py + V(s.u0));
+  const V v = V(s.vy) * py + V(s.v0);
+  return {u, v, (V(s.bias) - v * v) - u * u};
+}
+
+// ---- alpha: front-to-back compositing with transmittance (3DGS, eq. 3) ------------------------------------------------
+// T > 0 while the pixel is open; a stopped pixel keeps -T, so that no separate flag is carried.
+template <class V>
+SPLAT_HD V alpha_step(V log2_alpha, V cutoff, V& T) {
+  const V alpha = minimum(exp2_fast(log2_alpha), V(kAlphaMax));
+  const V next = T - T * alpha;
+  const auto drawn = log2_alpha >= cutoff;
+  const auto open = next > V(kTransmittanceMin);
+  const V weight = keep(drawn & open, T * alpha);
+  T = select(drawn, select(open, next, negative_absolute(T)), T);
+  return weight;
+}
+
+// Back to front. In: T behind the splat, vc = colour . dL/dcolour, behind = what lies behind, weighted
+// (sum of vc_j w_j over later splats + dL/dT_final T_final). Out: T before the splat, weight, g = dL/d(ln alpha).
+template <class V, class M>
+SPLAT_HD V alpha_step_vjp(V log2_alpha, M drawn, V vc, V& T, V& behind, V& weight) {
+  const V raw = exp2_fast(log2_alpha);
+  const V alpha = keep(drawn, minimum(raw, V(kAlphaMax)));
+  const V inverse = V(1.0f) / (V(1.0f) - alpha);
+  T = T * inverse;
+  weight = alpha * T;
+  const V v_alpha = vc * T - behind * inverse;
+  behind = behind + vc * weight;
+  return keep(raw < V(kAlphaMax), alpha * v_alpha);  // at the clamp alpha is constant
+}
+
+// ---- sum and topk: order-free ---------------------------------------------------------------------------------------
+// A weight is the plain Gaussian, not clamped; topk divides by the sum of the K largest plus kTopKEpsilon.
+constexpr float kTopKEpsilon = 1e-4f;  // Image-GS, tiled kernel
+
+// dL/d(ln w) of a splat: sum has base = dL/dalpha, scale = 1; topk has scale = 1 / (W + eps) and
+// base = dL/dalpha eps scale - C . dL/dC (quotient rule).
+template <class V>
+SPLAT_HD V order_free_vjp(V weight, V vc, V base, V scale) {
+  return weight * scale * (vc + base);
+}
+
+}  // namespace splat

@@ -1,0 +1,141 @@
+// bin: Splats2D -> TileLists on the CPU.
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "binning.h"
+#include "checks.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace splat {
+namespace {
+
+using cpu::kTouchPiece;
+using cpu::TouchPiece;
+
+struct FreePieces {
+  void operator()(std::vector<TouchPiece>* pieces) const {
+    for (TouchPiece& p : *pieces) std::free(p.tiles), std::free(p.masks);
+    delete pieces;
+  }
+};
+using Pieces = std::unique_ptr<std::vector<TouchPiece>, FreePieces>;
+
+// What one camera's splats touch, in index order, with where each splat's tiles begin in its piece.
+struct CameraTouches {
+  const TouchPiece* pieces;
+  const int64_t* splat_offsets;  // of the camera's first splat
+  int64_t first;                 // flat index of the camera's first splat
+
+  // Index into the piece of splat i's first tile, and the piece.
+  const TouchPiece& piece_of(int64_t i, int64_t& begin) const {
+    const int64_t flat = first + i, base = flat / kTouchPiece * kTouchPiece;
+    begin = splat_offsets[i] - splat_offsets[base - first];
+    return pieces[flat / kTouchPiece];
+  }
+};
+
+// Stable counting sort of the touches by tile, splats taken in drawing order. Split over `parts` pieces of the order,
+// each with its own histogram; the result does not depend on their number.
+void sort_by_tile(const CameraTouches& touches, const std::vector<int32_t>& order, int64_t visible, int64_t tiles,
+                  int64_t first_entry, int64_t* tile_offsets, int32_t* entries, int16_t* masks, int32_t* slots) {
+  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(cpu::num_threads(), (int64_t{1} << 26) / (tiles + 1)));
+  std::vector<int64_t> cursors(parts * tiles, 0);
+  const auto each = [&](int64_t part, auto&& body) {
+    for (int64_t k = visible * part / parts; k < visible * (part + 1) / parts; ++k) {
+      const int32_t i = order[k];
+      int64_t begin;
+      const TouchPiece& piece = touches.piece_of(i, begin);
+      const int64_t n = touches.splat_offsets[i + 1] - touches.splat_offsets[i];
+      for (int64_t j = 0; j < n; ++j) body(i, j, piece.tiles[begin + j], piece.masks[begin + j]);
+    }
+  };
+  cpu::parallel_for(parts, 1, [&](int64_t b, int64_t) {
+    int64_t* cursor = cursors.data() + b * tiles;
+    each(b, [&](int32_t, int64_t, int32_t tile, int16_t) { ++cursor[tile]; });
+  });
+  int64_t position = first_entry;
+  for (int64_t t = 0; t < tiles; ++t) {
+    tile_offsets[t] = position;
+    for (int64_t p = 0; p < parts; ++p) position += std::exchange(cursors[p * tiles + t], position);
+  }
+  cpu::parallel_for(parts, 1, [&](int64_t b, int64_t) {
+    int64_t* cursor = cursors.data() + b * tiles;
+    each(b, [&](int32_t i, int64_t j, int32_t tile, int16_t mask) {
+      const int64_t at = cursor[tile]++;
+      entries[at] = static_cast<int32_t>(touches.first + i);
+      masks[at] = mask;
+      slots[at] = static_cast<int32_t>(touches.splat_offsets[i] + j);
+    });
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in, const Tensor& conics_in,
+                                                       const Tensor& opacities_in, const Tensor& radii_in,
+                                                       const OptTensor& depths_in, const OptTensor& ids_in,
+                                                       int64_t width, int64_t height, double cutoff) {
+  const int64_t C = means2d_in.dim() == 3 ? means2d_in.size(0) : -1, N = C >= 0 ? means2d_in.size(1) : -1;
+  check_shape(means2d_in, "means2d", {-1, -1, 2}, "[C, N, 2]");
+  check_shape(conics_in, "conics", {C, N, 3}, "[C, N, 3]");
+  check_shape(opacities_in, "opacities", {C, N}, "[C, N]");
+  check_shape(radii_in, "radii", {C, N, 2}, "[C, N, 2]");
+  if (depths_in) check_shape(*depths_in, "depths", {C, N}, "[C, N]");
+  if (ids_in) check_shape(*ids_in, "ids", {N}, "[N]");
+  check_float32(means2d_in, "means2d");
+  check_float32(conics_in, "conics");
+  check_float32(opacities_in, "opacities");
+  check_dtype(radii_in, "radii", ScalarType::Int, "int32");
+  STD_TORCH_CHECK(width > 0 && height > 0 && width <= (1 << 20) && height <= (1 << 20),
+                  "width and height must be in 1 .. 1048576, got ", width, " x ", height);
+  STD_TORCH_CHECK(cutoff > 0, "cutoff must be positive, got ", cutoff);
+  STD_TORCH_CHECK(C * N < std::numeric_limits<int32_t>::max(), "cameras x Gaussians must be below 2^31, got ", C * N);
+
+  const Tensor means2d = dense(means2d_in), conics = dense(conics_in), opacities = dense(opacities_in);
+  const Tensor radii = dense(radii_in);
+  const OptTensor depths = depths_in ? OptTensor(dense(*depths_in)) : std::nullopt;
+  const OptTensor ids = ids_in ? OptTensor(dense(*ids_in)) : std::nullopt;
+  const SplatArrays splats{in<float>(means2d), in<float>(conics), in<float>(opacities), in<int32_t>(radii), C * N};
+  const TileGrid grid{static_cast<int32_t>(width), static_cast<int32_t>(height)};
+
+  // 1. What each splat touches.
+  Tensor splat_offsets = torch::stable::new_empty(radii, {C * N + 1}, ScalarType::Long);
+  int64_t* offsets = out<int64_t>(splat_offsets);
+  Pieces pieces(new std::vector<TouchPiece>((C * N + kTouchPiece - 1) / kTouchPiece, TouchPiece{nullptr, nullptr, 0, 0}));
+  cpu::parallel_for(splats.count, kTouchPiece, [&](int64_t b, int64_t e) {
+    cpu::kernels().touch(splats, grid, static_cast<float>(cutoff), b, e, (*pieces)[b / kTouchPiece], offsets);
+  });
+
+  // 2. Drawing order per camera, while `offsets` still holds the counts; then the counts become offsets.
+  std::vector<std::vector<int32_t>> orders(C);
+  std::vector<int64_t> visible(C, 0);
+  cpu::parallel_for(C, 1, [&](int64_t b, int64_t) {
+    orders[b].resize(N);
+    cpu::drawing_order(depths ? in<float>(*depths) + b * N : nullptr, ids ? in<int64_t>(*ids) : nullptr,
+                       offsets + b * N, N, orders[b].data(), visible[b]);
+  });
+  int64_t total = 0;
+  for (int64_t i = 0; i < C * N; ++i) total += std::exchange(offsets[i], total);
+  offsets[C * N] = total;
+  STD_TORCH_CHECK(total < std::numeric_limits<int32_t>::max(), "the splats touch ", total,
+                  " tiles, more than 2^31 - 1; render fewer cameras at once or a smaller image");
+
+  // 3. By tile.
+  Tensor tile_offsets = torch::stable::new_empty(radii, {C * grid.tiles() + 1}, ScalarType::Long);
+  Tensor entries = torch::stable::new_empty(radii, {total}, ScalarType::Int);
+  Tensor masks = torch::stable::new_empty(radii, {total}, ScalarType::Short);
+  Tensor slots = torch::stable::new_empty(radii, {total}, ScalarType::Int);
+  for (int64_t c = 0; c < C; ++c)
+    sort_by_tile({pieces->data(), offsets + c * N, c * N}, orders[c], visible[c], grid.tiles(), offsets[c * N],
+                 out<int64_t>(tile_offsets) + c * grid.tiles(), out<int32_t>(entries), out<int16_t>(masks),
+                 out<int32_t>(slots));
+  out<int64_t>(tile_offsets)[C * grid.tiles()] = total;
+  return {tile_offsets, entries, masks, splat_offsets, slots};
+}
+
+}  // namespace
+}  // namespace splat
+
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { m.impl("bin", TORCH_BOX(&splat::bin)); }

@@ -1,0 +1,131 @@
+// rasterize: TileLists -> Image on the CPU, and its gradient.
+#include "checks.h"
+#include "kernels.h"
+
+namespace splat {
+namespace {
+
+// Contiguous copies (or the tensors themselves) of what both directions read; keeps them alive for the raw pointers.
+struct Inputs {
+  Tensor means2d, conics, opacities, colors;
+  OptTensor backgrounds;
+  Tensor tile_offsets, entries, masks, splat_offsets, slots;
+  int64_t C, N, D;
+
+  RasterizeParams params(int64_t width, int64_t height, int64_t blend, int64_t topk, double cutoff) const {
+    RasterizeParams p{};
+    p.grid = {static_cast<int32_t>(width), static_cast<int32_t>(height)};
+    p.cameras = static_cast<int32_t>(C);
+    p.channels = static_cast<int32_t>(D);
+    p.blend = static_cast<Blend>(blend);
+    p.topk = static_cast<int32_t>(topk);
+    p.cutoff = static_cast<float>(cutoff);
+    p.splats = {in<float>(means2d), in<float>(conics), in<float>(opacities), nullptr, C * N};
+    p.colors = in<float>(colors);
+    p.backgrounds = backgrounds ? in<float>(*backgrounds) : nullptr;
+    p.lists = {in<int64_t>(tile_offsets), in<int32_t>(entries), in<int16_t>(masks), in<int64_t>(splat_offsets),
+               in<int32_t>(slots)};
+    STD_TORCH_CHECK(tile_offsets.size(0) == C * p.grid.tiles() + 1, "tile_offsets must have shape [C * tiles + 1] = [",
+                    C * p.grid.tiles() + 1, "], got ", shape_of(tile_offsets), "; were the lists made for this size?");
+    return p;
+  }
+};
+
+Inputs gather_inputs(const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
+                     const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries,
+                     const Tensor& masks, const Tensor& splat_offsets, const Tensor& slots, int64_t blend,
+                     int64_t topk) {
+  check_shape(means2d, "means2d", {-1, -1, 2}, "[C, N, 2]");
+  const int64_t C = means2d.size(0), N = means2d.size(1);
+  check_shape(conics, "conics", {C, N, 3}, "[C, N, 3]");
+  check_shape(opacities, "opacities", {C, N}, "[C, N]");
+  check_shape(colors, "colors", {C, N, -1}, "[C, N, D]");
+  const int64_t D = colors.size(2), M = entries.dim() == 1 ? entries.size(0) : -1;
+  STD_TORCH_CHECK(D >= 1, "colors must have at least one channel, got shape ", shape_of(colors));
+  if (backgrounds) check_shape(*backgrounds, "backgrounds", {C, D}, "[C, D]");
+  check_shape(entries, "entries", {-1}, "[M]");
+  check_shape(masks, "masks", {M}, "[M]");
+  check_shape(slots, "slots", {M}, "[M]");
+  check_shape(splat_offsets, "splat_offsets", {C * N + 1}, "[C * N + 1]");
+  check_float32(means2d, "means2d");
+  check_float32(conics, "conics");
+  check_float32(opacities, "opacities");
+  check_float32(colors, "colors");
+  if (backgrounds) check_float32(*backgrounds, "backgrounds");
+  STD_TORCH_CHECK(blend >= 0 && blend <= 2, "blend must be 0 (alpha), 1 (sum) or 2 (topk), got ", blend);
+  STD_TORCH_CHECK(blend != 2 || (topk >= 1 && topk <= 1024), "topk must be in 1 .. 1024, got ", topk);
+  return {dense(means2d),
+          dense(conics),
+          dense(opacities),
+          dense(colors),
+          backgrounds ? OptTensor(dense(*backgrounds)) : std::nullopt,
+          dense(tile_offsets),
+          dense(entries),
+          dense(masks),
+          dense(splat_offsets),
+          dense(slots),
+          C,
+          N,
+          D};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize(
+    const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
+    const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks,
+    const Tensor& splat_offsets, const Tensor& slots, int64_t width, int64_t height, int64_t blend, int64_t topk,
+    double cutoff) {
+  const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, backgrounds, tile_offsets, entries, masks,
+                                      splat_offsets, slots, blend, topk);
+  RasterizeParams p = inputs.params(width, height, blend, topk, cutoff);
+  const int64_t C = inputs.C;
+  Tensor image = torch::stable::new_empty(inputs.means2d, {C, height, width, inputs.D});
+  Tensor alphas = torch::stable::new_empty(inputs.means2d, {C, height, width});
+  const bool order_free_sum = p.blend == Blend::kSum;
+  Tensor last = torch::stable::new_empty(inputs.entries, {order_free_sum ? 0 : C, height, width});
+  Tensor norm = torch::stable::new_empty(inputs.means2d,
+                                         {order_free_sum ? 0 : C, p.blend == Blend::kTopK ? 2 : 1, height, width});
+  p.image = out<float>(image);
+  p.alphas = out<float>(alphas);
+  p.last = out<int32_t>(last);
+  p.norm = out<float>(norm);
+  cpu::kernels().rasterize_forward(p);
+  return {image, alphas, last, norm};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
+    const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
+    const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks,
+    const Tensor& splat_offsets, const Tensor& slots, int64_t width, int64_t height, int64_t blend, int64_t topk,
+    double cutoff, const Tensor& image_in, const Tensor& last_in, const Tensor& norm_in, const Tensor& v_image_in,
+    const Tensor& v_alphas_in, bool absgrad) {
+  const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, backgrounds, tile_offsets, entries, masks,
+                                      splat_offsets, slots, blend, topk);
+  RasterizeParams p = inputs.params(width, height, blend, topk, cutoff);
+  const int64_t C = inputs.C, N = inputs.N;
+  check_shape(v_image_in, "v_image", {C, height, width, inputs.D}, "[C, H, W, D]");
+  check_shape(v_alphas_in, "v_alphas", {C, height, width}, "[C, H, W]");
+  const Tensor image = dense(image_in), last = dense(last_in), norm = dense(norm_in);
+  const Tensor v_image = dense(v_image_in), v_alphas = dense(v_alphas_in);
+  // The backward pass only reads these; the struct is shared with the forward pass, which writes them.
+  p.image = const_cast<float*>(in<float>(image));
+  p.last = const_cast<int32_t*>(in<int32_t>(last));
+  p.norm = const_cast<float*>(in<float>(norm));
+  Tensor v_means2d = torch::stable::new_empty(inputs.means2d, {C, N, 2});
+  Tensor v_conics = torch::stable::new_empty(inputs.means2d, {C, N, 3});
+  Tensor v_opacities = torch::stable::new_empty(inputs.means2d, {C, N});
+  Tensor v_colors = torch::stable::new_empty(inputs.means2d, {C, N, inputs.D});
+  Tensor v_abs = torch::stable::new_empty(inputs.means2d, {absgrad ? C : 0, N, 2});
+  const RasterizeGrads g{in<float>(v_image),   in<float>(v_alphas),     out<float>(v_means2d),
+                         out<float>(v_conics), out<float>(v_opacities), out<float>(v_colors),
+                         absgrad ? out<float>(v_abs) : nullptr};
+  cpu::kernels().rasterize_backward(p, g);
+  return {v_means2d, v_conics, v_opacities, v_colors, v_abs};
+}
+
+}  // namespace
+}  // namespace splat
+
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
+  m.impl("rasterize", TORCH_BOX(&splat::rasterize));
+  m.impl("rasterize_backward", TORCH_BOX(&splat::rasterize_backward));
+}

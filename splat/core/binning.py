@@ -1,0 +1,105 @@
+"""Stage 2: which splats touch which tiles, in drawing order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splat.core import ops
+from splat.core.ops import Backend, choose_backend
+from splat.core.project import Splats2D
+from splat.core.reference import binning as reference
+
+TILE = 16
+"""Pixels per tile side."""
+
+ALPHA_MIN = 1.0 / 255.0
+"""A splat is skipped at a pixel where its weight is below this: it could not change an 8-bit picture."""
+
+
+@dataclass(frozen=True)
+class TileLists:
+    """For each 16x16 tile of each camera (row-major), the splats that touch it. M entries in total."""
+
+    offsets: Tensor
+    """int64 [C * tiles + 1]: tile t of the batch has the entries offsets[t] .. offsets[t + 1]."""
+    entries: Tensor
+    """int32 [M]: camera * N + Gaussian, in drawing order within a tile."""
+    masks: Tensor
+    """int16 [M]: bit b is set where the splat reaches 4x4-pixel block b (row-major) of the tile."""
+    splat_offsets: Tensor
+    """int64 [C * N + 1]: cumulative number of entries of each splat."""
+    slots: Tensor
+    """int32 [M]: position of the entry when entries are grouped by splat."""
+    width: int
+    height: int
+
+    @property
+    def tiles_per_splat(self) -> Tensor:
+        """int64 [C * N]: number of tiles that each splat touches."""
+        return self.splat_offsets.diff()
+
+
+def bin_splats(
+    splats: Splats2D,
+    *,
+    width: int,
+    height: int,
+    depth_order: bool = True,
+    ids: Tensor | None = None,
+    cutoff: float = ALPHA_MIN,
+    backend: Backend | None = None,
+) -> TileLists:
+    """Lists the splats of each tile. A splat is listed where its weight opacity * exp(-sigma) can reach `cutoff` inside
+    one of the tile's 4x4 blocks (exact ellipse test).
+
+    Args:
+        splats: projected splats; those with radius 0 are left out.
+        width, height: image size in pixels.
+        depth_order: sort by depth (front to back); False for the order-free compositors, which skip the sort.
+        ids: int64 [N], breaks ties of depth (default: the index). With ids that do not change when the scene is split
+            over processes, the drawing order does not change either.
+        cutoff: least weight that is drawn.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"width and height must be at least 1 pixel, got {width} x {height}")
+    if not cutoff > 0:
+        raise ValueError(f"cutoff must be positive, got {cutoff}")
+    if ids is not None and (ids.dtype != torch.int64 or ids.shape != splats.means2d.shape[1:2]):
+        raise ValueError(f"ids must be int64 [N] = [{splats.means2d.shape[1]}], got {ids.dtype} {list(ids.shape)}")
+    depths = splats.depths if depth_order else None
+    geometry = (splats.means2d, splats.conics, splats.opacities, splats.radii, depths, ids)
+    arguments = tuple(t.detach() if t is not None else None for t in geometry)
+    if choose_backend(splats.means2d, backend) == "reference":
+        lists = reference.bin(*arguments, width, height, cutoff)
+    else:
+        lists = torch.ops.splat.bin(*arguments, width, height, cutoff)
+    return TileLists(*lists, width=width, height=height)
+
+
+if ops.available:
+
+    @torch.library.register_fake("splat::bin")
+    def _(
+        means2d: Tensor,
+        conics: Tensor,
+        opacities: Tensor,
+        radii: Tensor,
+        depths: Tensor | None,
+        ids: Tensor | None,
+        width: int,
+        height: int,
+        cutoff: float,
+    ) -> tuple[Tensor, ...]:
+        cameras, count = opacities.shape
+        tiles = cameras * (-(-width // TILE)) * (-(-height // TILE))
+        entries = torch.library.get_ctx().new_dynamic_size()
+        return (
+            radii.new_empty(tiles + 1, dtype=torch.int64),
+            radii.new_empty(entries, dtype=torch.int32),
+            radii.new_empty(entries, dtype=torch.int16),
+            radii.new_empty(cameras * count + 1, dtype=torch.int64),
+            radii.new_empty(entries, dtype=torch.int32),
+        )
