@@ -12,6 +12,17 @@ namespace splat::cpu {
 struct Kernels {
   const char* isa;
   TouchFn touch;
+  void (*project)(const ProjectParams<float>&);
+  void (*project_backward)(const ProjectParams<float>&, const ProjectGrads<float>&);
+  void (*project_double)(const ProjectParams<double>&);
+  void (*project_backward_double)(const ProjectParams<double>&, const ProjectGrads<double>&);
+  void (*sh)(const ShParams<float>&);
+  void (*sh_backward)(const ShParams<float>&, const ShGrads<float>&);
+  void (*sh_double)(const ShParams<double>&);
+  void (*sh_backward_double)(const ShParams<double>&, const ShGrads<double>&);
+  void (*project_image)(const ProjectImageParams&);
+  void (*project_image_backward)(const ProjectImageGrads&);
+  void (*adam)(const AdamParams&);
   void (*rasterize_forward)(const RasterizeParams&);
   void (*rasterize_backward)(const RasterizeParams&, const RasterizeGrads&);
 };

@@ -103,24 +103,28 @@ SPLAT_HD void entry_vjp(const RasterizeParams& p, const Splat2D& splat, const Ti
 }
 
 // Loads a tile's pixels; those outside the picture get zero gradient.
-template <Blend kBlend>
+template <Blend kBlend, int kFixed>
 void load_tile(const RasterizeParams& p, const RasterizeGrads& g, const TilePlace& place, TileState& t) {
-  std::memset(t.v_color, 0, sizeof(float) * p.channels * kPixels);
-  for (int i = 0; i < kPixels; ++i) {
-    t.T[i] = 1.0f;
-    t.behind[i] = t.scale[i] = t.kth[i] = 0.0f;
-    t.last[i] = -1;
-  }
-  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * p.channels : nullptr;
-  const int64_t plane = int64_t(p.grid.width) * p.grid.height;
-  for_pixels(p, place, [&](int in, int64_t from) {
-    float v_background = 0.0f, v_image = 0.0f;  // dL/dC . background, dL/dC . C
-    for (int d = 0; d < p.channels; ++d) {
-      const float v = g.v_image[from * p.channels + d];
-      t.v_color[d * kPixels + in] = v;
-      if (background) v_background += v * background[d];
-      if constexpr (kBlend == Blend::kTopK) v_image += v * p.image[from * p.channels + d];
+  const int channels = kFixed ? kFixed : p.channels;
+  if (place.x0 + kTile > p.grid.width || place.y0 + kTile > p.grid.height) {
+    std::memset(t.v_color, 0, sizeof(float) * channels * kPixels);
+    for (int i = 0; i < kPixels; ++i) {
+      t.T[i] = 1.0f;
+      t.behind[i] = t.scale[i] = t.kth[i] = 0.0f;
+      t.last[i] = -1;
     }
+  }
+  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * channels : nullptr;
+  const int64_t plane = int64_t(p.grid.width) * p.grid.height;
+  for_pixels(p, place, [&](int in, int64_t from) __attribute__((always_inline)) {
+    float v_background = 0.0f, v_image = 0.0f;  // dL/dC . background, dL/dC . C
+    const float* v = g.v_image + from * channels;
+    for (int d = 0; d < channels; ++d) t.v_color[d * kPixels + in] = v[d];
+    if constexpr (kBlend == Blend::kAlpha)
+      if (background)
+        for (int d = 0; d < channels; ++d) v_background += v[d] * background[d];
+    if constexpr (kBlend == Blend::kTopK)
+      for (int d = 0; d < channels; ++d) v_image += v[d] * p.image[from * channels + d];
     const float v_alpha = g.v_alphas[from];
     if constexpr (kBlend == Blend::kAlpha) {
       t.T[in] = p.norm[from];
@@ -150,7 +154,7 @@ void load_tile(const RasterizeParams& p, const RasterizeGrads& g, const TilePlac
 template <Blend kBlend, int kFixed, bool kAbs>
 void tile_vjp(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, const TilePlace& place,
               TileState& t, Lanes* v_color_sums, float* records, int record_size) {
-  load_tile<kBlend>(p, g, place, t);
+  load_tile<kBlend, kFixed>(p, g, place, t);
   for (int64_t e = place.end - 1; e >= place.begin; --e) {
     const int32_t entry = int32_t(e - place.begin);
     uint32_t blocks = uint16_t(p.lists.masks[e]);

@@ -119,34 +119,37 @@ SPLAT_HD void blend_top(const RasterizeParams& p, const TilePlace& place, TileSt
   }
 }
 
+template <Blend kBlend, int kFixed>
 void write_tile(const RasterizeParams& p, const TilePlace& place, const TileState& tile) {
-  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * p.channels : nullptr;
+  const int channels = kFixed ? kFixed : p.channels;
+  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * channels : nullptr;
   const int64_t plane = int64_t(p.grid.width) * p.grid.height;
-  for_pixels(p, place, [&](int in, int64_t to) {
+  for_pixels(p, place, [&](int in, int64_t to) __attribute__((always_inline)) {
     float scale = 1.0f, behind = 1.0f, alpha = tile.value[in];
-    const int64_t norm = to + (p.blend == Blend::kTopK ? place.camera * plane : 0);  // [C, 2, H, W] against [C, H, W]
-    if (p.blend == Blend::kAlpha) {
-      behind = tile.value[in] < 0.0f ? -tile.value[in] : tile.value[in];
+    if constexpr (kBlend == Blend::kAlpha) {
+      behind = __builtin_fabsf(tile.value[in]);
       alpha = 1.0f - behind;
-      p.norm[norm] = behind;
+      p.norm[to] = behind;
       p.last[to] = tile.last[in];
-    } else if (p.blend == Blend::kTopK) {
+    } else if constexpr (kBlend == Blend::kTopK) {
       scale = 1.0f / (tile.value[in] + kTopKEpsilon);
       behind = kTopKEpsilon * scale;
       alpha = tile.value[in] * scale;
       const int smallest = (p.topk - 1) * kPixels + in;
+      const int64_t norm = to + place.camera * plane;  // [C, 2, H, W] against [C, H, W]
       p.norm[norm] = tile.top_weights[smallest];
       p.norm[norm + plane] = scale;
       p.last[to] = tile.top_entries[smallest];
     }
     p.alphas[to] = alpha;
-    float* pixel = p.image + to * p.channels;
-    for (int d = 0; d < p.channels; ++d)
-      pixel[d] = tile.color[d * kPixels + in] * scale + (background ? behind * background[d] : 0.0f);
+    float* pixel = p.image + to * channels;
+    for (int d = 0; d < channels; ++d) pixel[d] = tile.color[d * kPixels + in] * scale;
+    if (background)
+      for (int d = 0; d < channels; ++d) pixel[d] += behind * background[d];
   });
 }
 
-template <int kFixed>
+template <Blend kBlend, int kFixed>
 void blend_tile(const RasterizeParams& p, const Splat2D* splats, const TilePlace& place, TileState& tile) {
   const Lanes cutoff(log2_fast(p.cutoff));
   Piece<kFixed> piece;
@@ -160,26 +163,21 @@ void blend_tile(const RasterizeParams& p, const Splat2D* splats, const TilePlace
     for (int block = 0; block < kBlocks; ++block) {
       if (bits[block] == 0 || !(open >> block & 1)) continue;
       bool still = true;
-      switch (p.blend) {
-        case Blend::kAlpha:
-          still = blend_block<AlphaState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
-          break;
-        case Blend::kSum:
-          blend_block<SumState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
-          break;
-        case Blend::kTopK:
-          select_top(piece, bits[block], block, in_tile, cutoff, p.topk, tile);
-          break;
-      }
+      if constexpr (kBlend == Blend::kTopK)
+        select_top(piece, bits[block], block, in_tile, cutoff, p.topk, tile);
+      else if constexpr (kBlend == Blend::kAlpha)
+        still = blend_block<AlphaState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
+      else
+        blend_block<SumState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
       if (!still) open &= ~(1u << block);
     }
   }
 }
 
-template <int kFixed>
+template <Blend kBlend, int kFixed>
 void forward(const RasterizeParams& p) {
   const Splats splats(p.splats, p.cutoff);
-  const int K = p.blend == Blend::kTopK ? p.topk : 0;
+  const int K = kBlend == Blend::kTopK ? p.topk : 0;
   parallel_for(p.cameras * p.grid.tiles(), kTilesAtOnce, [&](int64_t b, int64_t e) {
     Scratch<float> color(int64_t(p.channels) * kPixels), top_weights(int64_t(K) * kPixels);
     Scratch<int32_t> top_entries(int64_t(K) * kPixels);
@@ -193,25 +191,33 @@ void forward(const RasterizeParams& p) {
       std::memset(tile.top_weights, 0, sizeof(float) * K * kPixels);
       for (int pixel = 0; pixel < K * kPixels; ++pixel) tile.top_entries[pixel] = INT32_MAX;
       for (int pixel = 0; pixel < kPixels; ++pixel) {
-        tile.value[pixel] = p.blend == Blend::kAlpha ? 1.0f : 0.0f;
+        tile.value[pixel] = kBlend == Blend::kAlpha ? 1.0f : 0.0f;
         tile.last[pixel] = -1;
       }
-      blend_tile<kFixed>(p, splats.data, place, tile);
-      if (K > 0) blend_top(p, place, tile);
-      write_tile(p, place, tile);
+      blend_tile<kBlend, kFixed>(p, splats.data, place, tile);
+      if constexpr (kBlend == Blend::kTopK) blend_top(p, place, tile);
+      write_tile<kBlend, kFixed>(p, place, tile);
     }
   });
+}
+
+template <Blend kBlend>
+void forward(const RasterizeParams& p) {
+  switch (p.channels) {
+    case 1: return forward<kBlend, 1>(p);
+    case 3: return forward<kBlend, 3>(p);
+    case 4: return forward<kBlend, 4>(p);
+    default: return forward<kBlend, 0>(p);
+  }
 }
 
 }  // namespace
 
 void rasterize_forward(const RasterizeParams& p) {
-  switch (p.channels) {
-    case 1: return forward<1>(p);
-    case 2: return forward<2>(p);
-    case 3: return forward<3>(p);
-    case 4: return forward<4>(p);
-    default: return forward<0>(p);
+  switch (p.blend) {
+    case Blend::kAlpha: return forward<Blend::kAlpha>(p);
+    case Blend::kSum: return forward<Blend::kSum>(p);
+    case Blend::kTopK: return forward<Blend::kTopK>(p);
   }
 }
 

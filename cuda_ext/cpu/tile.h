@@ -64,10 +64,22 @@ SPLAT_HD TilePlace tile_place(const RasterizeParams& p, int64_t index) {
 template <class F>
 SPLAT_HD void for_pixels(const RasterizeParams& p, const TilePlace& place, F&& body) {
   const int64_t image = int64_t(place.camera) * p.grid.width * p.grid.height;
-  for (int y = 0; y < kTile && place.y0 + y < p.grid.height; ++y)
-    for (int x = 0; x < kTile && place.x0 + x < p.grid.width; ++x)
-      body(64 * (y >> 2) + 16 * (x >> 2) + 4 * (y & 3) + (x & 3),
-           image + int64_t(place.y0 + y) * p.grid.width + place.x0 + x);
+  const int rows = p.grid.height - place.y0 < kTile ? p.grid.height - place.y0 : kTile;
+  const int columns = p.grid.width - place.x0 < kTile ? p.grid.width - place.x0 : kTile;
+  for (int y = 0; y < rows; ++y) {
+    const int in = 64 * (y >> 2) + 4 * (y & 3);
+    const int64_t at = image + int64_t(place.y0 + y) * p.grid.width + place.x0;
+    for (int x = 0; x < columns; x += 4) {
+      if (x + 4 <= columns) {  // the usual case, unrolled
+        body(in + 4 * x, at + x);
+        body(in + 4 * x + 1, at + x + 1);
+        body(in + 4 * x + 2, at + x + 2);
+        body(in + 4 * x + 3, at + x + 3);
+      } else {
+        for (int i = 0; x + i < columns; ++i) body(in + 4 * x + i, at + x + i);
+      }
+    }
+  }
 }
 
 // Splats ready to blend, for all cameras.

@@ -59,6 +59,11 @@ STABLE_TORCH_LIBRARY(splat, m) {
   // v [2] -> v_image
   m.def("l1_ssim_backward(Tensor image, Tensor target, bool valid, Tensor v) -> Tensor");
 
+  // Optimiser step in place; steps int32 [rows]: the number of this step for each row, from 1.
+  m.def(
+      "adam(Tensor(a!) param, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor steps, "
+      "float learning_rate, float beta1, float beta2, float epsilon) -> ()");
+
   m.def("set_num_threads(int n) -> ()");
   m.def("get_num_threads() -> int");
   m.def("cpu_isa() -> str");

@@ -60,6 +60,63 @@ struct RasterizeGrads {
   float* v_means2d_abs;   // [S, 2] or null
 };
 
+// 3D front end. T is float, or double for gradient checks.
+template <class T>
+struct ProjectParams {
+  const T* means;      // [N, 3] world
+  const T* quats;      // [N, 4] wxyz, or null with covars
+  const T* scales;     // [N, 3], or null with covars
+  const T* covars;     // [N, 3, 3], or null
+  const T* opacities;  // [N] in 0..1
+  const T* viewmats;   // [C, 4, 4] world to camera
+  const T* Ks;         // [C, 3, 3] pixels
+  int64_t count;       // N
+  int32_t cameras, width, height;
+  T eps2d, near_plane, far_plane, radius_clip;
+  int32_t camera_model;  // CameraModel
+  bool antialiased;
+  int32_t* radii;  // [C, N, 2] (read by the backward pass)
+  T* means2d;      // [C, N, 2]
+  T* depths;       // [C, N]
+  T* conics;       // [C, N, 3]
+  T* opacities2d;  // [C, N]
+};
+template <class T>
+struct ProjectGrads {
+  const T* v_means2d;
+  const T* v_depths;
+  const T* v_conics;
+  const T* v_opacities2d;
+  T* v_means;
+  T* v_quats;   // null with covars
+  T* v_scales;  // null with covars
+  T* v_covars;  // null without
+  T* v_opacities;
+  T* v_viewmats;
+  T* v_Ks;
+};
+
+// Colours from spherical harmonics. shN may be strided (a view of a larger tensor).
+template <class T>
+struct ShParams {
+  const T* means;       // [N, 3]
+  const T* viewmats;    // [C, 4, 4]
+  const T* sh0;         // [N, 1, D]
+  const T* shN;         // [N, (degree + 1)^2 - 1 or more, D]
+  const int32_t* radii; // [C, N, 2]
+  int64_t count, stride;  // N, values per row of shN
+  int32_t cameras, channels, degree;
+  T* colors;  // [C, N, D] (read by the backward pass)
+};
+template <class T>
+struct ShGrads {
+  const T* v_colors;
+  T* v_means;
+  T* v_viewmats;
+  T* v_sh0;
+  T* v_shN;
+};
+
 // 2D front end (images): covariance from scales along two axes at an angle.
 struct ProjectImageParams {
   const float* means;       // [N, 2]
@@ -71,6 +128,25 @@ struct ProjectImageParams {
   float cutoff;
   int32_t* radii;  // [N, 2]
   float* conics;   // [N, 3]
+};
+struct ProjectImageGrads {
+  const float* log_scales;  // [N, 2]
+  const float* angles;      // [N]
+  const int32_t* radii;     // [N, 2]
+  const float* v_conics;    // [N, 3]
+  int64_t count;
+  float* v_log_scales;  // [N, 2]
+  float* v_angles;      // [N]
+};
+
+struct AdamParams {
+  float* param;  // [rows, columns], as the next three
+  const float* grad;
+  float* exp_avg;
+  float* exp_avg_sq;
+  const int32_t* steps;  // [rows] number of this step for the row, from 1
+  int64_t rows, columns;
+  float learning_rate, beta1, beta2, epsilon;
 };
 
 }  // namespace splat

@@ -1,0 +1,69 @@
+// The ops of image fitting that are not rendering: the 2D front end and the optimiser's step.
+#include "checks.h"
+#include "kernels.h"
+
+namespace splat {
+namespace {
+
+std::tuple<Tensor, Tensor> project_image(const Tensor& means_in, const Tensor& log_scales_in, const Tensor& angles_in,
+                                         const Tensor& opacities_in, int64_t width, int64_t height, double cutoff) {
+  check_shape(means_in, "means", {-1, 2}, "[N, 2]");
+  const int64_t N = means_in.size(0);
+  check_shape(log_scales_in, "log_scales", {N, 2}, "[N, 2]");
+  check_shape(angles_in, "angles", {N}, "[N]");
+  check_shape(opacities_in, "opacities", {N}, "[N]");
+  for (const auto& [t, name] : {std::pair{&means_in, "means"}, std::pair{&log_scales_in, "log_scales"},
+                                std::pair{&angles_in, "angles"}, std::pair{&opacities_in, "opacities"}})
+    check_float32(*t, name);
+  const Tensor means = dense(means_in), log_scales = dense(log_scales_in), angles = dense(angles_in);
+  const Tensor opacities = dense(opacities_in);
+  Tensor radii = torch::stable::new_empty(means, {1, N, 2}, ScalarType::Int);
+  Tensor conics = torch::stable::new_empty(means, {1, N, 3});
+  cpu::kernels().project_image({in<float>(means), in<float>(log_scales), in<float>(angles), in<float>(opacities), N,
+                                {static_cast<int32_t>(width), static_cast<int32_t>(height)},
+                                static_cast<float>(cutoff), out<int32_t>(radii), out<float>(conics)});
+  return {radii, conics};
+}
+
+std::tuple<Tensor, Tensor> project_image_backward(const Tensor& log_scales_in, const Tensor& angles_in,
+                                                  const Tensor& radii_in, const Tensor& v_conics_in) {
+  const int64_t N = log_scales_in.size(0);
+  check_shape(v_conics_in, "v_conics", {1, N, 3}, "[1, N, 3]");
+  const Tensor log_scales = dense(log_scales_in), angles = dense(angles_in), radii = dense(radii_in);
+  const Tensor v_conics = dense(v_conics_in);
+  Tensor v_log_scales = torch::stable::new_empty(log_scales, {N, 2});
+  Tensor v_angles = torch::stable::new_empty(log_scales, {N});
+  cpu::kernels().project_image_backward({in<float>(log_scales), in<float>(angles), in<int32_t>(radii),
+                                         in<float>(v_conics), N, out<float>(v_log_scales), out<float>(v_angles)});
+  return {v_log_scales, v_angles};
+}
+
+void adam(Tensor param, const Tensor& grad_in, Tensor exp_avg, Tensor exp_avg_sq, const Tensor& steps,
+          double learning_rate, double beta1, double beta2, double epsilon) {
+  const int64_t rows = param.size(0);
+  const Tensor grad = dense(grad_in);
+  check_shape(steps, "steps", {rows}, "[rows of param]");
+  check_dtype(steps, "steps", ScalarType::Int, "int32");
+  const auto check = [&](const Tensor& t, const char* name) {
+    check_float32(t, name);
+    STD_TORCH_CHECK(t.numel() == param.numel(), name, " must have as many values as param");
+    STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
+  };
+  check(param, "param");
+  check(grad, "grad");
+  check(exp_avg, "exp_avg");
+  check(exp_avg_sq, "exp_avg_sq");
+  if (rows == 0) return;
+  cpu::kernels().adam({out<float>(param), in<float>(grad), out<float>(exp_avg), out<float>(exp_avg_sq),
+                       in<int32_t>(steps), rows, param.numel() / rows, static_cast<float>(learning_rate),
+                       static_cast<float>(beta1), static_cast<float>(beta2), static_cast<float>(epsilon)});
+}
+
+}  // namespace
+}  // namespace splat
+
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
+  m.impl("project_image", TORCH_BOX(&splat::project_image));
+  m.impl("project_image_backward", TORCH_BOX(&splat::project_image_backward));
+  m.impl("adam", TORCH_BOX(&splat::adam));
+}

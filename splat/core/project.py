@@ -1,0 +1,167 @@
+"""Stage 1 for scenes: 3D Gaussians and cameras -> Splats2D."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from splat.core import ops
+from splat.core.ops import Backend, choose_backend
+from splat.core.reference import project as reference
+
+CameraModel = Literal["pinhole", "ortho", "fisheye"]
+CAMERA_MODELS: tuple[CameraModel, ...] = ("pinhole", "ortho", "fisheye")
+
+
+@dataclass(frozen=True)
+class Splats2D:
+    """Projected splats of C cameras. A culled splat has radius 0 and zeros elsewhere."""
+
+    radii: Tensor
+    """int32 [C, N, 2]: half width and half height of the drawn rectangle, pixels."""
+    means2d: Tensor
+    """[C, N, 2] pixels; the centre of the first pixel is 0.5."""
+    depths: Tensor
+    """[C, N] distance along the optical axis."""
+    conics: Tensor
+    """[C, N, 3] inverse covariance (a, b, c): sigma = a dx^2 / 2 + b dx dy + c dy^2 / 2."""
+    opacities: Tensor
+    """[C, N] peak weight in 0..1."""
+
+
+@dataclass(frozen=True)
+class ProjectOptions:
+    """How Gaussians are projected; the defaults are gsplat's."""
+
+    eps2d: float = 0.3
+    """Added to the diagonal of the projected covariance, pixels^2."""
+    near_plane: float = 0.01
+    far_plane: float = 1e10
+    radius_clip: float = 0.0
+    """Splats whose radii are both at most this many pixels are culled."""
+    camera_model: CameraModel = "pinhole"
+    antialiased: bool = False
+    """Dim a splat by what the dilation added to its area (Mip-Splatting)."""
+
+    def __post_init__(self) -> None:
+        if self.camera_model not in CAMERA_MODELS:
+            raise ValueError(f"camera_model must be one of {', '.join(CAMERA_MODELS)}, got {self.camera_model!r}")
+        if self.eps2d < 0:
+            raise ValueError(f"eps2d must not be negative, got {self.eps2d}")
+        if not self.near_plane < self.far_plane:
+            raise ValueError(f"near_plane must be below far_plane, got {self.near_plane} and {self.far_plane}")
+
+
+def _check(name: str, value: Tensor, shape: tuple[int, ...], text: str, means: Tensor) -> None:
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} must have shape {text} = {list(shape)}, got {list(value.shape)}")
+    if value.dtype != means.dtype:
+        raise ValueError(f"{name} must have the dtype of means, {means.dtype}, got {value.dtype}")
+    if value.device != means.device:
+        raise ValueError(f"{name} must be on the device of means, {means.device}, got {value.device}")
+
+
+def project(
+    means: Tensor,
+    quats: Tensor | None,
+    scales: Tensor | None,
+    opacities: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    *,
+    width: int,
+    height: int,
+    options: ProjectOptions = ProjectOptions(),  # noqa: B008 (frozen)
+    covars: Tensor | None = None,
+    backend: Backend | None = None,
+) -> Splats2D:
+    """Projects 3D Gaussians by EWA splatting (Zwicker et al. 2001). Differentiable in every tensor.
+
+    Args:
+        means: [N, 3] world.
+        quats, scales: [N, 4] wxyz, of any length but zero, and [N, 3] standard deviations (not logs); or instead
+        covars: [N, 3, 3] world covariances (the symmetric part is used).
+        opacities: [N] in 0..1 (not logits).
+        viewmats: [C, 4, 4] world to camera, OpenCV axes.
+        Ks: [C, 3, 3] pixels.
+        width, height: image size in pixels.
+
+    Degenerate Gaussians (zero quaternion, non-finite values) are culled, never NaN.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit, or a camera is not finite.
+    """
+    if means.dim() != 2 or means.shape[1] != 3 or not means.is_floating_point():
+        raise ValueError(f"means must be a float tensor of shape [N, 3], got {means.dtype} {list(means.shape)}")
+    count = means.shape[0]
+    if (covars is None) == (quats is None or scales is None):
+        raise ValueError("give either quats and scales, or covars")
+    if quats is not None and scales is not None:
+        _check("quats", quats, (count, 4), "[N, 4]", means)
+        _check("scales", scales, (count, 3), "[N, 3]", means)
+    if covars is not None:
+        _check("covars", covars, (count, 3, 3), "[N, 3, 3]", means)
+    _check("opacities", opacities, (count,), "[N]", means)
+    cameras = viewmats.shape[0] if viewmats.dim() else 0
+    _check("viewmats", viewmats, (cameras, 4, 4), "[C, 4, 4]", means)
+    _check("Ks", Ks, (cameras, 3, 3), "[C, 3, 3]", means)
+    if width < 1 or height < 1:
+        raise ValueError(f"width and height must be at least 1 pixel, got {width} x {height}")
+    if not torch.compiler.is_compiling():
+        for name, value in (("viewmats", viewmats), ("Ks", Ks)):
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} must be finite, got NaN or infinity")
+    o = options
+    arguments = (means, quats, scales, covars, opacities, viewmats, Ks, width, height)
+    how = (o.eps2d, o.near_plane, o.far_plane, o.radius_clip, CAMERA_MODELS.index(o.camera_model), o.antialiased)
+    if choose_backend(means, backend) == "reference":
+        return Splats2D(*reference.project(*arguments, *how))
+    return Splats2D(*torch.ops.splat.project(*arguments, *how))
+
+
+if ops.available:
+
+    @torch.library.register_fake("splat::project")
+    def _(
+        means: Tensor,
+        quats: Tensor | None,
+        scales: Tensor | None,
+        covars: Tensor | None,
+        opacities: Tensor,
+        viewmats: Tensor,
+        *_: Any,
+    ) -> tuple[Tensor, ...]:
+        c, n = viewmats.shape[0], means.shape[0]
+        radii = means.new_empty(c, n, 2, dtype=torch.int32)
+        return radii, means.new_empty(c, n, 2), means.new_empty(c, n), means.new_empty(c, n, 3), means.new_empty(c, n)
+
+    @torch.library.register_fake("splat::project_backward")
+    def _(
+        means: Tensor,
+        quats: Tensor | None,
+        scales: Tensor | None,
+        covars: Tensor | None,
+        opacities: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        *_: Any,
+    ) -> tuple[Tensor, ...]:
+        n = means.shape[0]
+        shaped, full = (0 if quats is None else n), (0 if covars is None else n)
+        shapes = [(n, 3), (shaped, 4), (shaped, 3), (full, 3, 3), (n,), tuple(viewmats.shape), tuple(Ks.shape)]
+        return tuple(means.new_empty(shape) for shape in shapes)
+
+    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[0])
+        ctx.save_for_backward(*inputs[:7], output[0])
+        ctx.how = inputs[7:]
+
+    def _backward(ctx: Any, _: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, radii = ctx.saved_tensors
+        grads = torch.ops.splat.project_backward(*inputs, *ctx.how, radii, *v)
+        return *(g if t is not None else None for g, t in zip(grads, inputs, strict=True)), *[None] * 8
+
+    torch.library.register_autograd("splat::project", _backward, setup_context=_setup_context)

@@ -1,0 +1,112 @@
+"""Where the first Gaussians of a fit go: more of them where the picture changes, thin along its edges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_AXIS_RATIO = 2.5
+"""Axis ratio of a new Gaussian on a perfectly straight edge."""
+
+
+def gaussian_blur(fields: Tensor, sigma: float) -> Tensor:
+    """[D, H, W] blurred by a Gaussian of `sigma` pixels, borders replicated."""
+    radius = max(1, math.ceil(3 * sigma))
+    taps = torch.arange(-radius, radius + 1, dtype=fields.dtype)
+    kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
+    out = fields[:, None]
+    out = F.conv2d(F.pad(out, (radius, radius, 0, 0), mode="replicate"), kernel[:, :, None, :])
+    out = F.conv2d(F.pad(out, (0, 0, radius, radius), mode="replicate"), kernel[:, :, :, None])
+    return out[:, 0]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Local structure of a picture, each [H, W]."""
+
+    gradient: Tensor
+    """Length of the colour gradient."""
+    angle: Tensor
+    """Direction along the edge, radians (across the mean gradient)."""
+    coherence: Tensor
+    """0 where all directions are alike, 1 on a straight edge."""
+
+
+def structure_tensor(image: Tensor, sigma: float = 1.5) -> Structure:
+    """Structure tensor (Foerstner & Guelch 1987) of [H, W, D], summed over the channels and blurred by `sigma`."""
+    fields = F.pad(image.permute(2, 0, 1)[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    gx = 0.5 * (fields[:, 1:-1, 2:] - fields[:, 1:-1, :-2])
+    gy = 0.5 * (fields[:, 2:, 1:-1] - fields[:, :-2, 1:-1])
+    tensor = torch.stack([(gx * gx).sum(0), (gx * gy).sum(0), (gy * gy).sum(0)])
+    gradient = (tensor[0] + tensor[2]).sqrt()
+    xx, xy, yy = gaussian_blur(tensor, sigma)
+    spread = torch.hypot(xx - yy, 2 * xy)
+    return Structure(gradient, 0.5 * torch.atan2(2 * xy, xx - yy) + math.pi / 2, spread / (xx + yy + 1e-8))
+
+
+def density(structure: Structure) -> Tensor:
+    """Probability per pixel [H, W] of a Gaussian's centre: 70 % by gradient^0.8, 30 % uniform."""
+    detail = gaussian_blur(structure.gradient[None], 1.0)[0].clamp_min(0) ** 0.8
+    uniform = torch.full_like(detail, 1.0 / detail.numel())
+    total = detail.sum()
+    return 0.7 * detail / total + 0.3 * uniform if total > 0 else uniform
+
+
+def _morton_order(height: int, width: int) -> Tensor:
+    """Indices of the pixels along a Z-shaped space-filling curve."""
+
+    def spread(v: Tensor) -> Tensor:
+        for shift, mask in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):
+            v = (v | (v << shift)) & mask
+        return v
+
+    code = spread(torch.arange(height)[:, None]) << 1 | spread(torch.arange(width)[None, :])
+    return code.flatten().argsort()
+
+
+def sample_positions(probability: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """[count, 2] positions in pixels by `probability` [H, W], one from each of `count` equal shares of it along a
+    space-filling curve: neighbours keep their distance, and no region is missed by chance."""
+    height, width = probability.shape
+    order = _morton_order(height, width)
+    cumulative = probability.flatten()[order].double().cumsum(0)
+    jitter = torch.rand(count, generator=generator, dtype=torch.float64)
+    marks = (torch.arange(count, dtype=torch.float64) + jitter) / max(count, 1) * cumulative[-1]
+    pixel = order[torch.searchsorted(cumulative, marks).clamp_max(order.numel() - 1)]
+    corner = torch.stack([pixel % width, pixel // width], -1).float()
+    return corner + torch.rand(count, 2, generator=generator)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Geometry of new Gaussians."""
+
+    means: Tensor
+    log_scales: Tensor
+    angles: Tensor
+
+
+def oriented_shapes(means: Tensor, sizes: Tensor, structure: Structure) -> Shapes:
+    """Gaussians at `means` [N, 2] with geometric-mean standard deviation `sizes` [N] pixels, drawn out along the edge
+    that they lie on."""
+    height, width = structure.angle.shape
+    x = means[:, 0].long().clamp(0, width - 1)
+    y = means[:, 1].long().clamp(0, height - 1)
+    half_log_ratio = 0.5 * (1 + (MAX_AXIS_RATIO - 1) * structure.coherence[y, x]).log()
+    log_sizes = sizes.log()
+    log_scales = torch.stack([log_sizes + half_log_ratio, log_sizes - half_log_ratio], -1)
+    return Shapes(means, log_scales, structure.angle[y, x].clone())
+
+
+def initial_shapes(structure: Structure, count: int, generator: torch.Generator) -> Shapes:
+    """`count` Gaussians by `density`, each sized to its share of the picture."""
+    probability = density(structure)
+    means = sample_positions(probability, count, generator)
+    x, y = means.long().unbind(-1)
+    share = 1.0 / (math.pi * count * probability[y, x])
+    return oriented_shapes(means, 0.9 * share.sqrt().clamp(0.5, max(probability.shape) / 2), structure)

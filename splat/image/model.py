@@ -1,0 +1,181 @@
+"""ImageGaussians: a picture as a sum of 2D Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from splat.core.binning import bin_splats
+from splat.core.ops import Backend
+from splat.core.project_image import project_image
+from splat.core.rasterize import RasterizeOptions, rasterize
+from splat.files import atomic_write
+
+CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+_FORMAT = "splat-image-gaussians"
+_VERSION = "1"
+_TENSORS = ("means", "log_scales", "angles", "colors")
+
+
+@dataclass(frozen=True)
+class ImageGaussians:
+    """N 2D Gaussians whose weighted sum is a picture: I(p) = sum_n colors_n exp(-d^T Sigma_n^-1 d / 2), d = p - means_n
+    (GaussianImage, Zhang et al. 2024, eq. 6). Values are sRGB in 0..1; a render may leave that range slightly."""
+
+    means: Tensor
+    """[N, 2] pixels of the fitted picture, x right, y down; the centre of the first pixel is 0.5."""
+    log_scales: Tensor
+    """[N, 2] logs of the standard deviations along the two axes, in pixels."""
+    angles: Tensor
+    """[N] radians, direction of the first axis, from x towards y."""
+    colors: Tensor
+    """[N, D], any sign. RGBA: colour premultiplied by alpha, then alpha."""
+    width: int
+    """Width in pixels of the picture that was fitted."""
+    height: int
+    channels: str = "RGB"
+    """What the D channels are: L, RGB or RGBA."""
+
+    def __post_init__(self) -> None:
+        count = self.means.shape[0] if self.means.dim() == 2 else -1
+        wanted = {"means": (count, 2), "log_scales": (count, 2), "angles": (count,)}
+        for name, shape in wanted.items():
+            got = tuple(getattr(self, name).shape)
+            if got != shape:
+                raise ValueError(f"{name} must have shape {list(shape)}, got {list(got)}")
+        if self.channels not in CHANNELS:
+            raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, got {self.channels!r}")
+        if tuple(self.colors.shape) != (count, CHANNELS[self.channels]):
+            want = [count, CHANNELS[self.channels]]
+            raise ValueError(f"colors must have shape {want} for {self.channels}, got {list(self.colors.shape)}")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"width and height must be at least 1 pixel, got {self.width} x {self.height}")
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The model with `change` applied to each of its tensors (select rows, move, detach, ...)."""
+        return replace(self, **{name: change(getattr(self, name)) for name in _TENSORS})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The model on another device."""
+        return self.map(lambda t: t.to(device))
+
+    def scaled(self, factor_x: float, factor_y: float) -> Self:
+        """The same picture drawn factor_x times as wide and factor_y times as high (exact where the factors agree;
+        otherwise each Gaussian's covariance is stretched)."""
+        factor = torch.tensor([factor_x, factor_y], dtype=self.means.dtype, device=self.means.device)
+        size = {"width": max(1, round(self.width * factor_x)), "height": max(1, round(self.height * factor_y))}
+        if factor_x == factor_y:
+            return replace(self, means=self.means * factor, log_scales=self.log_scales + factor[0].log(), **size)
+        cos, sin = self.angles.cos(), self.angles.sin()
+        rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+        root = factor[:, None] * rotation * self.log_scales.exp()[:, None, :]
+        axes, scales, _ = torch.linalg.svd(root)
+        angles = torch.atan2(axes[:, 1, 0], axes[:, 0, 0])
+        log_scales = scales.clamp_min(1e-6).log()
+        return replace(self, means=self.means * factor, log_scales=log_scales, angles=angles, **size)
+
+    def render(
+        self,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        scale: float | None = None,
+        crop: tuple[float, float, float, float] | None = None,
+        backend: Backend | None = None,
+    ) -> Tensor:
+        """Draws the picture at any size. Differentiable in the model's tensors.
+
+        Args:
+            height, width: size of the output in pixels; with one of them the other keeps the aspect ratio.
+            scale: output pixels per model pixel, instead of a size.
+            crop: (x, y, w, h) in model pixels: only this part is drawn (and sized as above).
+
+        Returns:
+            [H, W, D].
+        """
+        x, y, w, h = crop if crop is not None else (0.0, 0.0, float(self.width), float(self.height))
+        if w <= 0 or h <= 0:
+            raise ValueError(f"crop must have a positive width and height, got {crop}")
+        if scale is not None and (height is not None or width is not None):
+            raise ValueError("give either scale or height/width, not both")
+        for name, value in (("height", height), ("width", width), ("scale", scale)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if height is None and width is None:
+            factor_x = factor_y = 1.0 if scale is None else float(scale)
+        else:
+            factor_y = height / h if height is not None else width / w  # type: ignore[operator]
+            factor_x = width / w if width is not None else factor_y
+        out_width, out_height = max(1, round(w * factor_x)), max(1, round(h * factor_y))
+        shift = torch.tensor([x, y], dtype=self.means.dtype, device=self.means.device)
+        model = replace(self, means=self.means - shift)
+        if factor_x != 1.0 or factor_y != 1.0:
+            model = model.scaled(factor_x, factor_y)
+        splats = project_image(
+            model.means, model.log_scales, model.angles, width=out_width, height=out_height, backend=backend
+        )
+        tiles = bin_splats(splats, width=out_width, height=out_height, depth_order=False, backend=backend)
+        options = RasterizeOptions(blend="sum")
+        image, _ = rasterize(splats, model.colors[None], tiles, options=options, backend=backend)
+        return image[0]
+
+    def query(self, points: Tensor) -> Tensor:
+        """Values [P, D] at points [P, 2] in model pixels, anywhere (no pixel grid)."""
+        if points.dim() != 2 or points.shape[1] != 2:
+            raise ValueError(f"points must have shape [P, 2], got {list(points.shape)}")
+        splats = project_image(self.means, self.log_scales, self.angles, width=self.width, height=self.height)
+        a, b, c = splats.conics[0].unbind(-1)
+        values = []
+        for chunk in points.to(self.means.dtype).split(max(1, 4_000_000 // max(1, len(self)))):
+            dx, dy = (chunk[:, None] - self.means).unbind(-1)
+            weights = torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
+            values.append(weights.where(weights >= 1 / 255, 0.0) @ self.colors)
+        return torch.cat(values) if values else self.colors.new_zeros(0, self.colors.shape[1])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as .safetensors (to a temporary name, then renamed)."""
+        from safetensors.torch import save
+
+        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
+        metadata = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "width": str(self.width),
+            "height": str(self.height),
+            "channels": self.channels,
+        }
+        with atomic_write(Path(path)) as temporary:
+            temporary.write_bytes(save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a model written by `save`.
+
+        Raises:
+            ValueError: the file is missing, truncated or something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError(f"{path}: not an image model (format {metadata.get('format')!r})")
+                if metadata.get("version") != _VERSION:
+                    raise ValueError(f"{path}: version {metadata.get('version')} is newer than this library reads")
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                size = {"width": int(metadata["width"]), "height": int(metadata["height"])}
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
+        return cls(**tensors, **size, channels=metadata["channels"])

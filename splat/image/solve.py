@@ -1,0 +1,65 @@
+"""The best colours for given shapes. The picture is linear in the colours, so they are a sparse least-squares problem."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from splat.core.binning import TileLists, bin_splats
+from splat.core.project import Splats2D
+from splat.core.project_image import project_image
+from splat.core.rasterize import RasterizeOptions, rasterize
+
+SUM = RasterizeOptions(blend="sum")
+
+
+class ColorSystem:
+    """A c = I: A [pixels, N] holds the weights of N fixed shapes. A is never stored: A c is a render, A^T r the
+    gradient of a render with respect to the colours."""
+
+    def __init__(self, means: Tensor, log_scales: Tensor, angles: Tensor, width: int, height: int) -> None:
+        with torch.no_grad():
+            self.splats: Splats2D = project_image(means, log_scales, angles, width=width, height=height)
+            self.tiles: TileLists = bin_splats(self.splats, width=width, height=height, depth_order=False)
+            # Diagonal of A^T A: the integral of G^2 is pi s1 s2. The floor keeps Gaussians below a pixel tame.
+            self.energy = (math.pi * log_scales.sum(-1).exp()).clamp_min(0.25)
+
+    def render(self, colors: Tensor) -> Tensor:
+        """A c: [N, D] -> [H, W, D]."""
+        return rasterize(self.splats, colors[None], self.tiles, options=SUM)[0][0]
+
+    def normal(self, colors: Tensor) -> Tensor:
+        """A^T A c."""
+        return self.gather(self.render(colors))
+
+    def gather(self, image: Tensor) -> Tensor:
+        """A^T r: [H, W, D] -> [N, D]."""
+        with torch.enable_grad():
+            probe = torch.zeros(len(self.energy), image.shape[-1], dtype=image.dtype, requires_grad=True)
+            (gradient,) = torch.autograd.grad(self.render(probe), probe, image)
+        return gradient
+
+
+def solve_colors(system: ColorSystem, target: Tensor, start: Tensor, iterations: int, ridge: float = 1e-4) -> Tensor:
+    """Minimises |A c - target|^2 + ridge * sum energy_n |c_n|^2 by conjugate gradients with the diagonal as
+    preconditioner, from `start` [N, D]. All channels share A; each has its own step lengths.
+
+    The ridge keeps pairs of Gaussians that nearly coincide from taking huge opposite colours.
+    """
+    weight = system.energy[:, None]
+    with torch.no_grad():
+        colors = start.clone()
+        residual = system.gather(target - system.render(colors)) - ridge * weight * colors
+        direction = z = residual / weight
+        rho = (residual * z).sum(0)
+        for _ in range(iterations):
+            product = system.normal(direction) + ridge * weight * direction
+            step = rho / (direction * product).sum(0).clamp_min(1e-30)
+            colors = colors + step * direction
+            residual = residual - step * product
+            z = residual / weight
+            rho, previous = (residual * z).sum(0), rho
+            direction = z + rho / previous.clamp_min(1e-30) * direction
+    return colors

@@ -1,0 +1,152 @@
+"""ImageGaussians, rasterize_image and the colour solve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from splat.core.rasterize import RasterizeOptions
+from splat.image.draw import rasterize_image
+from splat.image.model import ImageGaussians
+from splat.image.solve import ColorSystem, solve_colors
+
+
+def make_model(count: int = 40, width: int = 37, height: int = 23, seed: int = 0) -> ImageGaussians:
+    g = torch.Generator().manual_seed(seed)
+    size = torch.tensor([width, height], dtype=torch.float32)
+    return ImageGaussians(
+        means=torch.rand(count, 2, generator=g) * size,
+        log_scales=torch.rand(count, 2, generator=g) * 1.2 + 0.2,
+        angles=torch.rand(count, generator=g) * 6.3,
+        colors=torch.rand(count, 3, generator=g) - 0.3,
+        width=width,
+        height=height,
+    )
+
+
+def covariances_of(model: ImageGaussians) -> torch.Tensor:
+    cos, sin = model.angles.cos(), model.angles.sin()
+    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    return rotation @ torch.diag_embed((2 * model.log_scales).exp()) @ rotation.mT
+
+
+def test_axes_and_covariances_draw_the_same_picture() -> None:
+    model = make_model()
+    by_axes, _ = rasterize_image(
+        model.means, model.colors, width=37, height=23, log_scales=model.log_scales, angles=model.angles
+    )
+    by_covariance, _ = rasterize_image(
+        model.means, model.colors, width=37, height=23, covariances=covariances_of(model)
+    )
+    torch.testing.assert_close(by_axes, by_covariance, rtol=1e-4, atol=1e-5)
+
+
+def test_query_at_the_pixel_centres_is_the_render() -> None:
+    model = make_model()
+    y, x = torch.meshgrid(torch.arange(23) + 0.5, torch.arange(37) + 0.5, indexing="ij")
+    values = model.query(torch.stack([x, y], -1).reshape(-1, 2)).reshape(23, 37, 3)
+    # A weight within rounding of the cut-off 1/255 may fall on either side of it.
+    assert (values - model.render()).abs().median() < 1e-6
+    torch.testing.assert_close(values, model.render(), rtol=0, atol=1 / 255)
+
+
+def test_a_crop_is_part_of_the_whole_and_scale_samples_between() -> None:
+    model = make_model()
+    whole = model.render()
+    torch.testing.assert_close(model.render(crop=(5, 4, 12, 9)), whole[4:13, 5:17], rtol=1e-4, atol=1e-5)
+    # At three times the size the middle pixel of each 3x3 lies on the original pixel's centre.
+    torch.testing.assert_close(model.render(scale=3.0)[1::3, 1::3], whole, rtol=1e-4, atol=1e-5)
+    assert model.render(height=46).shape == (46, 74, 3)
+    stretched = model.render(width=111, height=23)
+    torch.testing.assert_close(stretched[:, 1::3], whole, rtol=1e-3, atol=1e-4)
+
+
+def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
+    model = make_model()
+    model.save(tmp_path / "m.safetensors")
+    again = ImageGaussians.load(tmp_path / "m.safetensors")
+    for name in ("means", "log_scales", "angles", "colors"):
+        assert torch.equal(getattr(model, name), getattr(again, name))
+    assert (again.width, again.height, again.channels) == (37, 23, "RGB")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+def test_a_bad_model_file_is_one_clear_error(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "m.safetensors"
+    if damage == "cut":
+        make_model().save(path)
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "other":
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="m.safetensors: ") as error:
+        ImageGaussians.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_solve_recovers_the_colours_that_made_a_picture() -> None:
+    model = make_model(count=25)
+    system = ColorSystem(model.means, model.log_scales, model.angles, 37, 23)
+    solved = solve_colors(system, model.render(), torch.zeros(25, 3), iterations=200, ridge=0.0)
+    torch.testing.assert_close(solved, model.colors, rtol=0, atol=2e-3)
+
+
+def test_render_and_gather_are_adjoint() -> None:
+    model = make_model()
+    system = ColorSystem(model.means, model.log_scales, model.angles, 37, 23)
+    g = torch.Generator().manual_seed(3)
+    c, r = torch.randn(40, 3, generator=g), torch.randn(23, 37, 3, generator=g)
+    torch.testing.assert_close((system.render(c) * r).sum(), (c * system.gather(r)).sum(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("blend", ["sum", "topk", "alpha"])
+@pytest.mark.parametrize("by", ["axes", "covariance"])
+def test_gradients_agree_with_the_reference(blend: str, by: str) -> None:
+    model = make_model(count=12, width=20, height=18)
+    gradients = {}
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        leaf = {
+            "means": model.means.to(dtype),
+            "colors": model.colors.to(dtype),
+            "opacities": torch.linspace(0.3, 0.9, 12, dtype=dtype),
+        }
+        if by == "axes":
+            leaf |= {"log_scales": model.log_scales.to(dtype), "angles": model.angles.to(dtype)}
+        else:
+            leaf["covariances"] = covariances_of(model).to(dtype)
+        leaf = {k: v.clone().requires_grad_(True) for k, v in leaf.items()}
+        options = RasterizeOptions(blend=blend, topk=4, cutoff=1e-6)  # low: no pixel near the cut
+        image, alphas = rasterize_image(width=20, height=18, options=options, backend=backend, **leaf)  # type: ignore[arg-type]
+        weights = torch.sin(torch.arange(image.numel(), dtype=dtype)).view_as(image)
+        ((image * weights).sum() + (alphas * weights[..., 0]).sum()).backward()
+        gradients[backend] = {k: v.grad.double() for k, v in leaf.items() if v.grad is not None}
+        assert gradients[backend].keys() == leaf.keys()
+    for name, wanted in gradients["reference"].items():
+        got = gradients["cpu"][name]
+        assert (got - wanted).norm() <= 2e-4 * wanted.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colors": torch.zeros(3, 3)}, r"colors must have shape \[N, D\] = \[40, D\], got \[3, 3\]"),
+        ({"covariances": torch.zeros(40, 2)}, r"covariances must have shape \[N, 2, 2\]"),
+        ({"width": 0}, "width and height must be at least 1 pixel, got 0 x 23"),
+        ({"opacities": torch.ones(2)}, r"opacities must have shape \[N\] = \[40\], got \[2\]"),
+    ],
+)
+def test_bad_input_names_the_argument(change: dict[str, object], message: str) -> None:
+    model = make_model()
+    arguments: dict[str, object] = {
+        "means": model.means,
+        "colors": model.colors,
+        "covariances": covariances_of(model),
+        "width": 37,
+        "height": 23,
+    }
+    with pytest.raises(ValueError, match=message):
+        rasterize_image(**{**arguments, **change})  # type: ignore[arg-type]
