@@ -27,7 +27,7 @@ def splats2d(
     opacities = torch.rand(cameras, count, generator=g) * 0.9 + 0.08
     depths = torch.rand(cameras, count, generator=g) + 1
     radii = torch.full((cameras, count, 2), 30, dtype=torch.int32)
-    return Splats2D(radii, means, depths, conics, opacities), torch.rand(cameras, count, 3, generator=g)
+    return Splats2D(means, depths, conics, opacities, radii), torch.rand(cameras, count, 3, generator=g)
 
 
 def brute_force(

@@ -121,7 +121,7 @@ def test_gradients_agree_with_the_reference(blend: str, by: str) -> None:
         leaf = {k: v.clone().requires_grad_(True) for k, v in leaf.items()}
         options = RasterizeOptions(blend=blend, topk=4, cutoff=1e-6)  # low: no pixel near the cut
         image, alphas = rasterize_image(width=20, height=18, options=options, backend=backend, **leaf)  # type: ignore[arg-type]
-        weights = torch.sin(torch.arange(image.numel(), dtype=dtype)).view_as(image)
+        weights = torch.sin(torch.arange(image.numel(), dtype=torch.float64)).to(dtype).view_as(image)
         ((image * weights).sum() + (alphas * weights[..., 0]).sum()).backward()
         gradients[backend] = {k: v.grad.double() for k, v in leaf.items() if v.grad is not None}
         assert gradients[backend].keys() == leaf.keys()
@@ -150,3 +150,12 @@ def test_bad_input_names_the_argument(change: dict[str, object], message: str) -
     }
     with pytest.raises(ValueError, match=message):
         rasterize_image(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+def test_the_ops_of_the_fit_follow_torchs_rules() -> None:
+    model = make_model(count=6)
+    leaves = [model.means, model.log_scales.requires_grad_(True), model.angles.requires_grad_(True), torch.ones(6)]
+    torch.library.opcheck(torch.ops.splat.project_image.default, (*leaves, 37, 23, 1 / 255))
+    state = [torch.rand(6, 2) for _ in range(4)]
+    steps = torch.ones(6, dtype=torch.int32)
+    torch.library.opcheck(torch.ops.splat.adam.default, (*state, steps, 0.1, 0.9, 0.99, 1e-15))

@@ -21,7 +21,7 @@ NAMES = ["means2d", "conics", "opacities", "colors", "backgrounds"]
 
 
 def to(s: Splats2D, dtype: torch.dtype) -> Splats2D:
-    return Splats2D(s.radii, s.means2d.to(dtype), s.depths.to(dtype), s.conics.to(dtype), s.opacities.to(dtype))
+    return Splats2D(s.means2d.to(dtype), s.depths.to(dtype), s.conics.to(dtype), s.opacities.to(dtype), s.radii)
 
 
 def draw(
@@ -50,7 +50,7 @@ def gradients(
     leaves = {k: v.clone().requires_grad_(True) for k, v in leaves.items()}
     s = replace(s, **{k: leaves[k] for k in NAMES[:3]})
     image, alphas = draw(s, leaves["colors"], *size, backend, backgrounds=leaves.get("backgrounds"), **how)
-    weights = torch.sin(torch.arange(image.numel(), dtype=dtype) * 0.37).view_as(image)
+    weights = torch.sin(torch.arange(image.numel(), dtype=torch.float64) * 0.37).to(dtype).view_as(image)
     ((image * weights).sum() + (alphas * weights[..., 0]).sum()).backward()
     return image.detach(), {k: v.grad for k, v in leaves.items() if v.grad is not None}
 
@@ -181,7 +181,7 @@ def test_depth_ties_break_by_index_or_by_ids() -> None:
     want, _ = brute_force(s, colors, 20, 20)
     assert (by_index[0].double() - torch.from_numpy(want)).abs().median() < 1e-6
     shuffle = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    mixed = Splats2D(*(v[:, shuffle] for v in (s.radii, s.means2d, s.depths, s.conics, s.opacities)))
+    mixed = Splats2D(*(v[:, shuffle] for v in (s.means2d, s.depths, s.conics, s.opacities, s.radii)))
     for backend in ("cpu", "reference"):
         by_ids, _ = draw(mixed, colors[:, shuffle], 20, 20, backend, ids=shuffle)
         torch.testing.assert_close(by_ids, by_index, rtol=1e-5, atol=1e-6)
@@ -194,7 +194,7 @@ def test_depth_ties_break_by_index_or_by_ids() -> None:
 @pytest.mark.parametrize("blend", ["sum", "topk"])
 def test_order_free_blends_do_not_depend_on_the_order(blend: str) -> None:
     s, colors = splats2d(50, 30, 20)
-    flipped = Splats2D(*(v.flip(1) for v in (s.radii, s.means2d, s.depths, s.conics, s.opacities)))
+    flipped = Splats2D(*(v.flip(1) for v in (s.means2d, s.depths, s.conics, s.opacities, s.radii)))
     a, _ = draw(s, colors, 30, 20, "cpu", blend=blend)
     b, _ = draw(flipped, colors.flip(1), 30, 20, "cpu", blend=blend)
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -203,14 +203,14 @@ def test_order_free_blends_do_not_depend_on_the_order(blend: str) -> None:
 def test_hidden_splats_do_not_change_the_picture() -> None:
     s, colors = splats2d(20, 20, 20, largest=4.0)
     wall = Splats2D(
-        torch.full((1, 3, 2), 200, dtype=torch.int32),
         torch.full((1, 3, 2), 10.0),
         torch.full((1, 3), 0.5),
         torch.tensor([1e-6, 0.0, 1e-6]).expand(1, 3, 3),
         torch.full((1, 3), 1.0),
+        torch.full((1, 3, 2), 200, dtype=torch.int32),
     )
     both = Splats2D(
-        *(torch.cat([getattr(wall, n), getattr(s, n)], 1) for n in ("radii", "means2d", "depths", "conics", "opacities"))
+        *(torch.cat([getattr(wall, n), getattr(s, n)], 1) for n in ("means2d", "depths", "conics", "opacities", "radii"))
     )
     alone, _ = draw(wall, torch.ones(1, 3, 3), 20, 20, "cpu")
     hidden, _ = draw(both, torch.cat([torch.ones(1, 3, 3), colors], 1), 20, 20, "cpu")

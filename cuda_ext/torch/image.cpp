@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor> project_image(const Tensor& means_in, const Tensor& l
   cpu::kernels().project_image({in<float>(means), in<float>(log_scales), in<float>(angles), in<float>(opacities), N,
                                 {static_cast<int32_t>(width), static_cast<int32_t>(height)},
                                 static_cast<float>(cutoff), out<int32_t>(radii), out<float>(conics)});
-  return {radii, conics};
+  return {conics, radii};
 }
 
 std::tuple<Tensor, Tensor> project_image_backward(const Tensor& log_scales_in, const Tensor& angles_in,

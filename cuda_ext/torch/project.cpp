@@ -99,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> project(
     run_project<double>(s, v, radii, means2d, depths, conics, opacities2d, cpu::kernels().project_double);
   else
     run_project<float>(s, v, radii, means2d, depths, conics, opacities2d, cpu::kernels().project);
-  return {radii, means2d, depths, conics, opacities2d};
+  return {means2d, depths, conics, opacities2d, radii};
 }
 
 struct SplatGradients {

@@ -7,7 +7,7 @@
 STABLE_TORCH_LIBRARY(splat, m) {
   // Front ends: Gaussians -> Splats2D. Exactly one of (quats, scales) and covars is given.
   // means [N,3], quats [N,4] wxyz, scales [N,3], covars [N,3,3], opacities [N], viewmats [C,4,4], Ks [C,3,3]
-  // -> radii int32 [C,N,2], means2d [C,N,2], depths [C,N], conics [C,N,3], opacities2d [C,N].  float32 or float64.
+  // -> means2d [C,N,2], depths [C,N], conics [C,N,3], opacities2d [C,N], radii int32 [C,N,2].  float32 or float64.
   m.def(
       "project(Tensor means, Tensor? quats, Tensor? scales, Tensor? covars, Tensor opacities, Tensor viewmats, "
       "Tensor Ks, int width, int height, float eps2d, float near_plane, float far_plane, float radius_clip, "
@@ -25,7 +25,7 @@ STABLE_TORCH_LIBRARY(splat, m) {
       "sh_backward(Tensor means, Tensor viewmats, Tensor sh0, Tensor shN, Tensor radii, int degree, Tensor colors, "
       "Tensor v_colors) -> (Tensor, Tensor, Tensor, Tensor)");
   // means [N,2] pixels, log_scales [N,2] log pixels, angles [N] radians, opacities [N]
-  // -> radii int32 [1,N,2], conics [1,N,3]
+  // -> conics [1,N,3], radii int32 [1,N,2]
   m.def(
       "project_image(Tensor means, Tensor log_scales, Tensor angles, Tensor opacities, int width, int height, "
       "float cutoff) -> (Tensor, Tensor)");

@@ -20,8 +20,6 @@ CAMERA_MODELS: tuple[CameraModel, ...] = ("pinhole", "ortho", "fisheye")
 class Splats2D:
     """Projected splats of C cameras. A culled splat has radius 0 and zeros elsewhere."""
 
-    radii: Tensor
-    """int32 [C, N, 2]: half width and half height of the drawn rectangle, pixels."""
     means2d: Tensor
     """[C, N, 2] pixels; the centre of the first pixel is 0.5."""
     depths: Tensor
@@ -30,6 +28,8 @@ class Splats2D:
     """[C, N, 3] inverse covariance (a, b, c): sigma = a dx^2 / 2 + b dx dy + c dy^2 / 2."""
     opacities: Tensor
     """[C, N] peak weight in 0..1."""
+    radii: Tensor
+    """int32 [C, N, 2]: half width and half height of the drawn rectangle, pixels."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ if ops.available:
     ) -> tuple[Tensor, ...]:
         c, n = viewmats.shape[0], means.shape[0]
         radii = means.new_empty(c, n, 2, dtype=torch.int32)
-        return radii, means.new_empty(c, n, 2), means.new_empty(c, n), means.new_empty(c, n, 3), means.new_empty(c, n)
+        return means.new_empty(c, n, 2), means.new_empty(c, n), means.new_empty(c, n, 3), means.new_empty(c, n), radii
 
     @torch.library.register_fake("splat::project_backward")
     def _(
@@ -155,13 +155,13 @@ if ops.available:
         return tuple(means.new_empty(shape) for shape in shapes)
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[0])
-        ctx.save_for_backward(*inputs[:7], output[0])
+        ctx.mark_non_differentiable(output[4])
+        ctx.save_for_backward(*inputs[:7], output[4])
         ctx.how = inputs[7:]
 
-    def _backward(ctx: Any, _: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
+    def _backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, radii = ctx.saved_tensors
-        grads = torch.ops.splat.project_backward(*inputs, *ctx.how, radii, *v)
+        grads = torch.ops.splat.project_backward(*inputs, *ctx.how, radii, *v[:4])
         return *(g if t is not None else None for g, t in zip(grads, inputs, strict=True)), *[None] * 8
 
     torch.library.register_autograd("splat::project", _backward, setup_context=_setup_context)

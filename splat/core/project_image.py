@@ -42,10 +42,10 @@ def project_image(
     peak = torch.ones_like(angles) if opacities is None else opacities
     arguments = (means, log_scales, angles, peak, width, height, cutoff)
     if choose_backend(means, backend) == "reference":
-        radii, conics = reference.project_image(*arguments)
+        conics, radii = reference.project_image(*arguments)
     else:
-        radii, conics = torch.ops.splat.project_image(*arguments)
-    return Splats2D(radii, means[None], torch.zeros_like(angles)[None], conics, peak[None])
+        conics, radii = torch.ops.splat.project_image(*arguments)
+    return Splats2D(means[None], torch.zeros_like(angles)[None], conics, peak[None], radii)
 
 
 if ops.available:
@@ -55,17 +55,17 @@ if ops.available:
         means: Tensor, log_scales: Tensor, angles: Tensor, opacities: Tensor, width: int, height: int, cutoff: float
     ) -> tuple[Tensor, Tensor]:
         count = means.shape[0]
-        return means.new_empty(1, count, 2, dtype=torch.int32), means.new_empty(1, count, 3)
+        return means.new_empty(1, count, 3), means.new_empty(1, count, 2, dtype=torch.int32)
 
     @torch.library.register_fake("splat::project_image_backward")
     def _(log_scales: Tensor, angles: Tensor, radii: Tensor, v_conics: Tensor) -> tuple[Tensor, Tensor]:
         return log_scales.new_empty(log_scales.shape), angles.new_empty(angles.shape)
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[0])
-        ctx.save_for_backward(inputs[1], inputs[2], output[0])
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[1], inputs[2], output[1])
 
-    def _backward(ctx: Any, _: Any, v_conics: Tensor) -> tuple[Tensor | None, ...]:
+    def _backward(ctx: Any, v_conics: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         v_log_scales, v_angles = torch.ops.splat.project_image_backward(*ctx.saved_tensors, v_conics)
         return None, v_log_scales, v_angles, *[None] * 4
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,8 @@ def _from_covariances(means: Tensor, covariances: Tensor, opacities: Tensor) -> 
     safe = torch.where(drawn, determinant, 1.0)
     conics = torch.where(drawn[:, None], torch.stack([yy, -xy, xx], -1) / safe[:, None], 0.0)
     radii = torch.where(drawn, 1, 0).to(torch.int32)
-    return Splats2D(
-        radii[None, :, None].expand(1, -1, 2), means[None], torch.zeros_like(xx)[None], conics[None], opacities[None]
-    )
+    both = radii[None, :, None].expand(1, -1, 2)
+    return Splats2D(means[None], torch.zeros_like(xx)[None], conics[None], opacities[None], both)
 
 
 def rasterize_image(
@@ -83,7 +84,7 @@ def rasterize_image(
     else:
         raise ValueError("give covariances, or log_scales with angles")
     if depths is not None:
-        splats = Splats2D(splats.radii, splats.means2d, depths[None], splats.conics, splats.opacities)
+        splats = replace(splats, depths=depths[None])
     tiles = bin_splats(
         splats,
         width=width,

@@ -93,7 +93,7 @@ def _project_camera(
         mask = visible.view(-1, *[1] * (value.dim() - 1))
         return torch.where(mask, value, torch.zeros_like(value))
 
-    return keep(radii).to(torch.int32), keep(mean2d), keep(depths), keep(conics), keep(drawn)
+    return keep(mean2d), keep(depths), keep(conics), keep(drawn), keep(radii).to(torch.int32)
 
 
 def project(
@@ -108,7 +108,7 @@ def project(
     height: int,
     *how: float,
 ) -> tuple[Tensor, ...]:
-    """radii, means2d, depths, conics, opacities2d; see splat.core.project."""
+    """means2d, depths, conics, opacities2d, radii; see splat.core.project."""
     n = means.shape[0]
     good = torch.isfinite(means).all(-1)
     if covars is None:
@@ -127,7 +127,7 @@ def project(
         for view, K in zip(viewmats, Ks, strict=True)
     ]
     if not views:
-        shapes: list[tuple[int, ...]] = [(0, n, 2), (0, n, 2), (0, n), (0, n, 3), (0, n)]
+        shapes: list[tuple[int, ...]] = [(0, n, 2), (0, n), (0, n, 3), (0, n), (0, n, 2)]
         empty = [means.new_zeros(s) + 0 * means.sum() for s in shapes]
-        return (empty[0].to(torch.int32), *empty[1:])
+        return (*empty[:4], empty[4].to(torch.int32))
     return tuple(torch.stack(parts) for parts in zip(*views, strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor
 def project_image(
     means: Tensor, log_scales: Tensor, angles: Tensor, opacities: Tensor, width: int, height: int, cutoff: float
 ) -> tuple[Tensor, Tensor]:
-    """radii int32 [1, N, 2] and conics [1, N, 3]; see splat.core.project_image."""
+    """conics [1, N, 3] and radii int32 [1, N, 2]; see splat.core.project_image."""
     cos, sin = angles.cos(), angles.sin()
     rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
     precision = rotation @ torch.diag_embed((-2 * log_scales).exp()) @ rotation.mT
@@ -25,4 +25,4 @@ def project_image(
         radii = torch.where(drawn[:, None], radii, 0.0).nan_to_num(0.0, 0.0, 0.0)
     finite = torch.isfinite(conics).all(-1) & torch.isfinite(means).all(-1) & (opacities >= cutoff)
     conics = torch.where(finite[:, None], conics, torch.zeros_like(conics))
-    return radii.to(torch.int32)[None], conics[None]
+    return conics[None], radii.to(torch.int32)[None]
