@@ -32,6 +32,13 @@ def _load() -> bool:
 available = _load()
 """Whether the compiled library is loaded. Without it only the reference backend works."""
 
+
+
+def load_error() -> str | None:
+    """Why the compiled library is not loaded."""
+    return _load_error
+
+
 _warned = False
 
 

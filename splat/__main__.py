@@ -1,0 +1,5 @@
+"""python -m splat"""
+
+from splat.cli import main
+
+main()

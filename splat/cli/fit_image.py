@@ -1,0 +1,176 @@
+"""splat fit-image"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from splat.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from splat.image.fit import FitProgress, FitResult
+    from splat.image.picture import Picture
+
+FRAMES = 48
+
+
+@dataclass
+class FitImage:
+    """Fit 2D Gaussians to a picture.
+
+    Writes recon.png, model.safetensors, metrics.json, error.png and ellipses.png to the output folder. Ctrl-C stops the
+    fit and writes what there is.
+
+    Example: splat fit-image photo.jpg -o out/ -n 10000 --time 20
+    """
+
+    photo: tyro.conf.Positional[Path]
+    """PNG (8 or 16 bits), JPEG, WebP or another still picture; grey, RGB or RGBA."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
+    """Folder for the results."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
+    """Number of Gaussians (default: by the picture's size and detail)."""
+    target_psnr: float | None = None
+    """Add Gaussians until this PSNR in dB is reached (only without -n)."""
+    time: float | None = None
+    """Seconds to spend, instead of the preset's number of steps."""
+    preset: Literal["draft", "fast", "best"] = "fast"
+    """draft, fast or best: 200, 600 or 3,000 steps."""
+    seed: int = 0
+    """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
+    threads: int | None = None
+    """CPU threads (default: all that this process may use)."""
+    anim: bool = False
+    """Also write fit.webp, an animation of the fit."""
+    quiet: bool = False
+    """Print errors only."""
+    json_lines: bool = False
+    """Print one JSON object a line instead of the progress bar."""
+
+    def run(self) -> int:
+        """Fits and writes; 130 after Ctrl-C."""
+        import splat
+        from splat.image.fit import FitConfig, fit_image
+        from splat.image.picture import read_picture
+
+        config = FitConfig(
+            n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed
+        )
+        picture = read_picture(self.photo)
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"{self.output}: is a file, wanted a folder for the results")
+        if self.threads is not None:
+            splat.set_num_threads(self.threads)
+        frames: list[Tensor] = []
+        with _Progress(self) as show:
+
+            def callback(progress: FitProgress) -> None:
+                show(progress)
+                if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
+                    frames.append(progress.model_fn().render().clamp(0, 1))
+
+            result = fit_image(picture, config, callback=callback)
+        self._write(result, picture, frames)
+        return 130 if result.interrupted else 0
+
+    def _write(self, result: FitResult, picture: Picture, frames: list[Tensor]) -> None:
+        import torch
+
+        from splat.image import figures
+        from splat.image.picture import write_picture
+
+        out = self.output
+        out.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            recon = result.model.render().clamp(0, 1)
+        result.model.save(out / "model.safetensors")
+        write_picture(out / "recon.png", recon, picture.channels, picture.bits)
+        figures.write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
+        figures.write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
+        if frames:
+            figures.write_animation([*frames, recon], out / "fit.webp")
+        metrics = _metrics(result, picture, recon) | {"seed": self.seed, "preset": self.preset}
+        with atomic_write(out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+        if self.json_lines:
+            print(json.dumps({"event": "done", **{k: metrics[k] for k in ("n", "psnr", "ssim", "ms_ssim")}}))
+        elif not self.quiet:
+            spent = sum(result.seconds.values())
+            print(f"{metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.4f} SSIM, {len(result.model):,} Gaussians, {spent:.1f} s")
+            print(f"{out}/  recon.png  error.png  ellipses.png  model.safetensors  metrics.json")
+
+
+def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:
+    import torch
+
+    import splat
+    from splat.metrics import ms_ssim, psnr, ssim
+
+    return {
+        "schema_version": 1,
+        "picture": picture.name,
+        "width": result.model.width,
+        "height": result.model.height,
+        "channels": picture.channels,
+        "bits": picture.bits,
+        "n": len(result.model),
+        "psnr": psnr(recon, picture.pixels),
+        "ssim": ssim(recon, picture.pixels),
+        "ms_ssim": ms_ssim(recon, picture.pixels),
+        "interrupted": result.interrupted,
+        "seconds": result.seconds,
+        "history": result.history,
+        "versions": {"splat": splat.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": splat.get_num_threads()},
+    }
+
+
+class _Progress:
+    """The progress bar, JSON lines or silence."""
+
+    def __init__(self, command: FitImage) -> None:
+        self.command = command
+        self.bar: Any = None
+
+    def __enter__(self) -> Callable[[FitProgress], None]:
+        if self.command.json_lines:
+            return self._print
+        if self.command.quiet:
+            return lambda _: None
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[psnr]:.2f} dB  {task.fields[n]:,} Gaussians  {task.fields[rate]:.0f} it/s"),
+            TimeElapsedColumn(),
+            TextColumn("ETA {task.fields[eta]:.0f} s"),
+            transient=True,
+        )
+        task = self.bar.add_task("fitting", total=1.0, psnr=0.0, n=0, rate=0.0, eta=0.0)
+        self.bar.start()
+
+        def show(p: FitProgress) -> None:
+            share = min(1.0, p.step / max(1, p.steps))
+            self.bar.update(task, completed=share, psnr=p.psnr, n=p.n, rate=p.its_per_second, eta=p.eta)
+
+        return show
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _print(self, p: FitProgress) -> None:
+        if p.step % 25 == 0 or p.phase != "fit":
+            fields = {k: v for k, v in vars(p).items() if k != "model_fn"}
+            print(json.dumps({"event": "progress", **fields}), flush=True)
+

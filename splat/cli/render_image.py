@@ -1,0 +1,48 @@
+"""splat render-image"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class RenderImage:
+    """Draw a fitted picture at any size. With none of the size options it is drawn at the size it was fitted at.
+
+    Example: splat render-image out/model.safetensors -o big.png --scale 4 --crop 100 50 200 150
+    """
+
+    model: tyro.conf.Positional[Path]
+    """model.safetensors, as fit-image writes it."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("render.png")
+    """Picture to write (PNG, JPEG or WebP by its suffix)."""
+    height: int | None = None
+    """Height in pixels; the width follows unless it is given too."""
+    width: int | None = None
+    """Width in pixels."""
+    scale: float | None = None
+    """Output pixels per pixel of the fitted picture."""
+    crop: tuple[float, float, float, float] | None = None
+    """X Y W H in pixels of the fitted picture: draw only this part."""
+    bits: int = 8
+    """Bits per channel of the PNG, 8 or 16."""
+
+    def run(self) -> int:
+        """Renders and writes."""
+        import torch
+
+        from splat.image.model import ImageGaussians
+        from splat.image.picture import write_picture
+
+        if self.bits not in (8, 16):
+            raise ValueError(f"--bits must be 8 or 16, got {self.bits}")
+        model = ImageGaussians.load(self.model)
+        with torch.no_grad():
+            picture = model.render(height=self.height, width=self.width, scale=self.scale, crop=self.crop)
+        write_picture(self.output, picture, model.channels, self.bits)  # type: ignore[arg-type]
+        print(f"{self.output}  {picture.shape[1]} x {picture.shape[0]}")
+        return 0

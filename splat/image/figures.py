@@ -1,0 +1,109 @@
+"""Pictures about a fit: where it errs, and where its Gaussians lie. Drawn with Pillow alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from splat.files import atomic_write
+from splat.image.model import ImageGaussians
+
+MAX_ELLIPSES = 20_000
+Pixels = npt.NDArray[np.uint8]
+
+_HEAT = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], np.float32)
+_SIGNED = np.array([[30, 80, 200], [150, 180, 235], [245, 245, 245], [240, 160, 140], [190, 30, 40]], np.float32)
+
+
+def rgb(pixels: Tensor) -> Pixels:
+    """[H, W, 1|3|4] in 0..1 as 8-bit RGB; alpha is shown over white (the colours are premultiplied)."""
+    values = pixels.detach().float()
+    if values.shape[2] == 4:
+        values = values[..., :3] + (1 - values[..., 3:])
+    values = values.clamp(0, 1)
+    return (values.expand(-1, -1, 3) * 255 + 0.5).to(torch.uint8).numpy()
+
+
+def _color_map(values: npt.NDArray[np.float32], stops: npt.NDArray[np.float32]) -> Pixels:
+    at = np.clip(values, 0, 1) * (len(stops) - 1)
+    low = np.minimum(at.astype(int), len(stops) - 2)
+    part = (at - low)[..., None]
+    return (stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
+
+
+def _scale_bar(width: int, stops: npt.NDArray[np.float32], labels: tuple[str, str, str], title: str) -> Image.Image:
+    """A colour bar with its two ends and middle named."""
+    bar = Image.new("RGB", (width, 56), "white")
+    ramp = _color_map(np.broadcast_to(np.linspace(0, 1, max(2, width - 40), dtype=np.float32), (12, max(2, width - 40))), stops)
+    bar.paste(Image.fromarray(ramp), (20, 24))
+    draw, font = ImageDraw.Draw(bar), ImageFont.load_default(12)
+    draw.text((20, 6), title, fill="black", font=font)
+    for x, label, anchor in ((20, labels[0], "la"), (width // 2, labels[1], "ma"), (width - 20, labels[2], "ra")):
+        draw.text((x, 39), label, fill="black", font=font, anchor=anchor)
+    return bar
+
+
+def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
+    """Signed error (left, mean of the channels) and absolute error (right) of [H, W, D] pictures, with their scales.
+    The scales end at the 99.5th percentile, so that a few pixels do not turn the rest black."""
+    difference = (recon.detach().clamp(0, 1) - target).float().numpy()
+    signed, absolute = difference.mean(2), np.abs(difference).mean(2)
+    limit = max(float(np.quantile(absolute, 0.995)), 1 / 255)
+    height, width = signed.shape
+    panel = max(width, 260)
+    sheet = Image.new("RGB", (2 * panel + 12, height + 56), "white")
+    mean = float(absolute.mean()) * 255
+    panels = (
+        (_color_map(signed / (2 * limit) + 0.5, _SIGNED), _SIGNED, f"{-limit * 255:.1f}", "0", f"+{limit * 255:.1f}", "fit - picture, 8-bit levels"),
+        (_color_map(absolute / limit, _HEAT), _HEAT, "0", f"{limit * 127.5:.1f}", f"{limit * 255:.1f}", f"|fit - picture|, mean {mean:.2f} levels"),
+    )
+    for i, (values, stops, low, middle, high, title) in enumerate(panels):
+        sheet.paste(Image.fromarray(values), (i * (panel + 12) + (panel - width) // 2, 0))
+        sheet.paste(_scale_bar(panel, stops, (low, middle, high), title), (i * (panel + 12), height))
+    return sheet
+
+
+def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) -> Image.Image:
+    """One-sigma ellipses in the Gaussians' own colours on a dark ground. Beyond 20,000 a random part of them is drawn
+    and the caption says so."""
+    scale = min(scale, 4096 / max(model.width, model.height))
+    width, height = max(1, round(model.width * scale)), max(1, round(model.height * scale))
+    sheet = Image.new("RGB", (max(width, 200), height + 22), (16, 16, 20))
+    draw = ImageDraw.Draw(sheet)
+    count = len(model)
+    rows = np.arange(count)
+    if count > MAX_ELLIPSES:
+        rows = np.sort(np.random.default_rng(seed).choice(count, MAX_ELLIPSES, replace=False))
+    angle = np.linspace(0, 2 * np.pi, 17)
+    circle = np.stack([np.cos(angle), np.sin(angle)], -1)
+    means, axes = model.means.detach().numpy() * scale, model.log_scales.detach().exp().numpy() * scale
+    cos, sin = np.cos(model.angles.detach().numpy()), np.sin(model.angles.detach().numpy())
+    colors = model.colors.detach()[:, : min(3, model.colors.shape[1])]
+    shown = (colors.abs() / colors.abs().amax(1, keepdim=True).clamp_min(1e-6) * 0.75 + 0.25).expand(-1, 3).numpy()
+    for i in rows:
+        p = circle * axes[i]
+        outline = np.stack([p[:, 0] * cos[i] - p[:, 1] * sin[i], p[:, 0] * sin[i] + p[:, 1] * cos[i]], -1) + means[i]
+        draw.line([tuple(q) for q in outline.tolist()], fill=tuple(int(v * 255) for v in shown[i]))
+    draw.rectangle((0, height, sheet.width, sheet.height), fill=(16, 16, 20))
+    part = "" if len(rows) == count else f", {len(rows):,} drawn"
+    draw.text((6, height + 4), f"{count:,} Gaussians{part}; one sigma", fill=(220, 220, 220), font=ImageFont.load_default(12))
+    return sheet
+
+
+def write_figure(figure: Image.Image, path: Path) -> None:
+    """Writes a figure (format by the suffix)."""
+    with atomic_write(path) as temporary:
+        figure.save(temporary)
+
+
+def write_animation(frames: list[Tensor], path: Path, milliseconds: int = 80) -> None:
+    """[H, W, D] frames as an animated WebP; the last one stays for two seconds."""
+    images = [Image.fromarray(rgb(frame)) for frame in frames]
+    durations = [milliseconds] * (len(images) - 1) + [2000]
+    with atomic_write(path) as temporary:
+        images[0].save(temporary, save_all=True, append_images=images[1:], duration=durations, loop=0, quality=85)

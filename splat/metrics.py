@@ -1,0 +1,46 @@
+"""How close a picture is to another: PSNR, SSIM and MS-SSIM of [H, W, D] tensors with values in 0..1."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from splat.core.reference.ssim import TAPS, crop_border, ssim_maps
+
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Weights of the five scales, fine to coarse (Wang, Simoncelli & Bovik 2003)."""
+
+
+def _pair(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    if image.dim() != 3 or image.shape != target.shape:
+        raise ValueError(
+            f"image and target must have the same shape [H, W, D], got {list(image.shape)} and {list(target.shape)}"
+        )
+    return image[None], target[None]
+
+
+def psnr(image: Tensor, target: Tensor, data_range: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in dB; infinity for equal pictures."""
+    _pair(image, target)
+    error = float((image.double() - target.double()).square().mean())
+    return 10 * math.log10(data_range**2 / error) if error > 0 else math.inf
+
+
+def ssim(image: Tensor, target: Tensor) -> float:
+    """Mean SSIM over the pixels whose window lies inside the picture (Wang et al. 2004)."""
+    return float(crop_border(ssim_maps(*_pair(image.double(), target.double()))[0]).mean())
+
+
+def ms_ssim(image: Tensor, target: Tensor) -> float:
+    """Multi-scale SSIM. A picture too small for five scales uses those it has room for, weights scaled to a sum of 1."""
+    a, b = _pair(image.double(), target.double())
+    scales = max(1, min(5, int(math.log2(min(a.shape[1:3]) / TAPS)) + 1 if min(a.shape[1:3]) >= TAPS else 1))
+    weights = [w / sum(MS_WEIGHTS[:scales]) for w in MS_WEIGHTS[:scales]]
+    result = 1.0
+    for scale, weight in enumerate(weights):
+        full, structure = (float(crop_border(m).mean()) for m in ssim_maps(a, b))
+        result *= max(0.0, full if scale == scales - 1 else structure) ** weight
+        a, b = (F.avg_pool2d(v.permute(0, 3, 1, 2), 2, ceil_mode=True).permute(0, 2, 3, 1) for v in (a, b))
+    return result
