@@ -32,7 +32,10 @@ def torch_flags() -> tuple[list[str], list[str]]:
     from torch.utils.cpp_extension import include_paths, library_paths
 
     includes = [f"-isystem{p}" for p in include_paths()]
-    defines = ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    defines = [
+        "-DTORCH_TARGET_VERSION=0x020b000000000000",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+    ]
     link = [f"-L{p}" for p in library_paths()] + ["-ltorch_cpu", "-lc10", "-ltorch"]
     return includes + defines, link
 

@@ -34,9 +34,9 @@ def ssim(image: Tensor, target: Tensor) -> float:
 
 
 def ms_ssim(image: Tensor, target: Tensor) -> float:
-    """Multi-scale SSIM. A picture too small for five scales uses those it has room for, weights scaled to a sum of 1."""
+    """Multi-scale SSIM. A picture too small for five scales uses those it has room for, their weights scaled to 1."""
     a, b = _pair(image.double(), target.double())
-    scales = max(1, min(5, int(math.log2(min(a.shape[1:3]) / TAPS)) + 1 if min(a.shape[1:3]) >= TAPS else 1))
+    scales = max(1, min(5, 1 + math.floor(math.log2(min(a.shape[1:3]) / TAPS))))
     weights = [w / sum(MS_WEIGHTS[:scales]) for w in MS_WEIGHTS[:scales]]
     result = 1.0
     for scale, weight in enumerate(weights):

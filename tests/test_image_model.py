@@ -83,7 +83,7 @@ def test_a_bad_model_file_is_one_clear_error(tmp_path: Path, damage: str) -> Non
         from safetensors.torch import save_file
 
         save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="m.safetensors: ") as error:
+    with pytest.raises(ValueError, match=r"m\.safetensors: ") as error:
         ImageGaussians.load(path)
     assert "\n" not in str(error.value)
 

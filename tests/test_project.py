@@ -107,7 +107,9 @@ def test_degenerate_gaussians_are_culled_and_poison_nothing() -> None:
         s.opacities[4] = torch.nan
         s.opacities[5] = 0.001
         s.means[6] = torch.tensor([0.0, 0.0, -100.0])
-        leaves = [getattr(s, n).requires_grad_(True) for n in ("means", "quats", "scales", "opacities", "viewmats", "Ks")]
+        leaves = [
+            getattr(s, n).requires_grad_(True) for n in ("means", "quats", "scales", "opacities", "viewmats", "Ks")
+        ]
         r = run(s, backend)
         assert (r.radii[:, :7] == 0).all() and (r.radii[:, 7:] > 0).all(), backend
         for name in ("means2d", "depths", "conics", "opacities"):
@@ -136,7 +138,9 @@ def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
     for n in (1, 3):
         splat.set_num_threads(n)
         s = scene3d(5000)
-        leaves = [getattr(s, n).requires_grad_(True) for n in ("means", "quats", "scales", "sh0", "shN", "viewmats", "Ks")]
+        leaves = [
+            getattr(s, n).requires_grad_(True) for n in ("means", "quats", "scales", "sh0", "shN", "viewmats", "Ks")
+        ]
         r = run(s, "cpu")
         colors = sh_colors(s.means, s.viewmats, s.sh0, s.shN, r.radii, 4)
         total = r.means2d.sum() + r.conics.sum() + (colors * colors).sum()

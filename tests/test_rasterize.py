@@ -56,7 +56,13 @@ def gradients(
 
 
 def assert_same(
-    s: Splats2D, colors: Tensor, size: tuple[int, int], *, background: Tensor | None = None, bound: float = 3e-5, **how: Any
+    s: Splats2D,
+    colors: Tensor,
+    size: tuple[int, int],
+    *,
+    background: Tensor | None = None,
+    bound: float = 3e-5,
+    **how: Any,
 ) -> None:
     """CPU in float32 against the reference in float64: image and every gradient."""
     image, grads = gradients(s, colors, background, size, "cpu", **how)
@@ -93,9 +99,7 @@ def test_every_gradient_of_the_reference(blend: str) -> None:
     inputs = [v.clone().requires_grad_(True) for v in (s.means2d, s.conics, s.opacities, colors.double(), background)]
 
     def image(*values: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.rasterize(
-            *values, tiles.offsets, tiles.entries, 9, 8, blend, 3, 1 / 255, smooth_cutoff=True
-        )
+        return reference.rasterize(*values, tiles.offsets, tiles.entries, 9, 8, blend, 3, 1 / 255, smooth_cutoff=True)
 
     assert torch.autograd.gradcheck(image, inputs, eps=1e-6, atol=1e-6, rtol=1e-4)
 
@@ -210,7 +214,10 @@ def test_hidden_splats_do_not_change_the_picture() -> None:
         torch.full((1, 3, 2), 200, dtype=torch.int32),
     )
     both = Splats2D(
-        *(torch.cat([getattr(wall, n), getattr(s, n)], 1) for n in ("means2d", "depths", "conics", "opacities", "radii"))
+        *(
+            torch.cat([getattr(wall, n), getattr(s, n)], 1)
+            for n in ("means2d", "depths", "conics", "opacities", "radii")
+        )
     )
     alone, _ = draw(wall, torch.ones(1, 3, 3), 20, 20, "cpu")
     hidden, _ = draw(both, torch.cat([torch.ones(1, 3, 3), colors], 1), 20, 20, "cpu")
@@ -244,14 +251,14 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(blend: str) -> None:
 
 def test_the_lists_are_the_references() -> None:
     s, _ = splats2d(200, 130, 75, cameras=2)
-    got, want = bin_splats(s, width=130, height=75, backend="cpu"), bin_splats(s, width=130, height=75, backend="reference")
+    got, want = (
+        bin_splats(s, width=130, height=75, backend="cpu"),
+        bin_splats(s, width=130, height=75, backend="reference"),
+    )
 
     def by_key(t: TileLists) -> dict[tuple[int, int], int]:
         tile = torch.repeat_interleave(torch.arange(len(t.offsets) - 1), t.offsets.diff())
-        return {
-            (a, b): m & 0xFFFF
-            for a, b, m in zip(tile.tolist(), t.entries.tolist(), t.masks.tolist(), strict=True)
-        }
+        return {(a, b): m & 0xFFFF for a, b, m in zip(tile.tolist(), t.entries.tolist(), t.masks.tolist(), strict=True)}
 
     ours, theirs = by_key(got), by_key(want)
     for key, mask in theirs.items():  # nothing that can be drawn is missed
@@ -293,7 +300,9 @@ def test_the_ops_follow_torchs_rules() -> None:
 def test_bad_input_names_the_argument() -> None:
     s, colors = splats2d(10, 20, 18)
     tiles = bin_splats(s, width=20, height=18)
-    with pytest.raises(ValueError, match=r"colors must have shape \[C, N, D\] = \[1, 10, 'D'\] with D >= 1, got \[1, 9, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"colors must have shape \[C, N, D\] = \[1, 10, 'D'\] with D >= 1, got \[1, 9, 3\]"
+    ):
         rasterize(s, colors[:, :9], tiles)
     with pytest.raises(ValueError, match=r"backgrounds must have shape \[C, D\] = \[1, 3\], got \[1, 4\]"):
         rasterize(s, colors, tiles, backgrounds=torch.zeros(1, 4))

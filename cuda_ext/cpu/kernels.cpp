@@ -12,6 +12,8 @@ SPLAT_KERNEL(sh_double, const ShParams<double>&)
 SPLAT_KERNEL(sh_backward_double, const ShParams<double>&, const ShGrads<double>&)
 SPLAT_KERNEL(project_image, const ProjectImageParams&)
 SPLAT_KERNEL(project_image_backward, const ProjectImageGrads&)
+SPLAT_KERNEL(l1_ssim, const SsimParams&, double*)
+SPLAT_KERNEL(l1_ssim_backward, const SsimParams&, float, float, float*)
 SPLAT_KERNEL(adam, const AdamParams&)
 SPLAT_KERNEL(rasterize_forward, const RasterizeParams&)
 SPLAT_KERNEL(rasterize_backward, const RasterizeParams&, const RasterizeGrads&)
@@ -35,6 +37,8 @@ const Kernels table = {
     .sh_backward_double = sh_backward_double,
     .project_image = project_image,
     .project_image_backward = project_image_backward,
+    .l1_ssim = l1_ssim,
+    .l1_ssim_backward = l1_ssim_backward,
     .adam = adam,
     .rasterize_forward = rasterize_forward,
     .rasterize_backward = rasterize_backward,

@@ -22,6 +22,8 @@ struct Kernels {
   void (*sh_backward_double)(const ShParams<double>&, const ShGrads<double>&);
   void (*project_image)(const ProjectImageParams&);
   void (*project_image_backward)(const ProjectImageGrads&);
+  void (*l1_ssim)(const SsimParams&, double* sums);  // sums of |image - target| and of SSIM
+  void (*l1_ssim_backward)(const SsimParams&, float v_l1, float v_ssim, float* v_image);  // per-sum gradients
   void (*adam)(const AdamParams&);
   void (*rasterize_forward)(const RasterizeParams&);
   void (*rasterize_backward)(const RasterizeParams&, const RasterizeGrads&);

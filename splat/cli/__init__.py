@@ -22,7 +22,7 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command. Bad input ends with one line on stderr and exit code 2, Ctrl-C with 130."""
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         prog="splat",
         description="Differentiable Gaussian splatting: fit pictures, render models.",
         args=arguments,

@@ -62,9 +62,7 @@ class FitImage:
         from splat.image.fit import FitConfig, fit_image
         from splat.image.picture import read_picture
 
-        config = FitConfig(
-            n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed
-        )
+        config = FitConfig(n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed)
         picture = read_picture(self.photo)
         if self.output.exists() and not self.output.is_dir():
             raise ValueError(f"{self.output}: is a file, wanted a folder for the results")
@@ -105,7 +103,9 @@ class FitImage:
             print(json.dumps({"event": "done", **{k: metrics[k] for k in ("n", "psnr", "ssim", "ms_ssim")}}))
         elif not self.quiet:
             spent = sum(result.seconds.values())
-            print(f"{metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.4f} SSIM, {len(result.model):,} Gaussians, {spent:.1f} s")
+            print(
+                f"{metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.4f} SSIM, {metrics['n']:,} Gaussians, {spent:.1f} s"
+            )
             print(f"{out}/  recon.png  error.png  ellipses.png  model.safetensors  metrics.json")
 
 
@@ -173,4 +173,3 @@ class _Progress:
         if p.step % 25 == 0 or p.phase != "fit":
             fields = {k: v for k, v in vars(p).items() if k != "model_fn"}
             print(json.dumps({"event": "progress", **fields}), flush=True)
-

@@ -70,36 +70,34 @@ def bin_splats(
     if ids is not None and (ids.dtype != torch.int64 or ids.shape != splats.means2d.shape[1:2]):
         raise ValueError(f"ids must be int64 [N] = [{splats.means2d.shape[1]}], got {ids.dtype} {list(ids.shape)}")
     depths = splats.depths if depth_order else None
-    geometry = (splats.means2d, splats.conics, splats.opacities, splats.radii, depths, ids)
-    arguments = tuple(t.detach() if t is not None else None for t in geometry)
+    depths = None if depths is None else depths.detach()
+    means2d, conics, opacities = splats.means2d.detach(), splats.conics.detach(), splats.opacities.detach()
     if choose_backend(splats.means2d, backend) == "reference":
-        lists = reference.bin(*arguments, width, height, cutoff)
+        lists = reference.bin(means2d, conics, opacities, splats.radii, depths, ids, width, height, cutoff)
     else:
-        lists = torch.ops.splat.bin(*arguments, width, height, cutoff)
+        lists = torch.ops.splat.bin(means2d, conics, opacities, splats.radii, depths, ids, width, height, cutoff)
     return TileLists(*lists, width=width, height=height)
 
 
-if ops.available:
-
-    @torch.library.register_fake("splat::bin")
-    def _(
-        means2d: Tensor,
-        conics: Tensor,
-        opacities: Tensor,
-        radii: Tensor,
-        depths: Tensor | None,
-        ids: Tensor | None,
-        width: int,
-        height: int,
-        cutoff: float,
-    ) -> tuple[Tensor, ...]:
-        cameras, count = opacities.shape
-        tiles = cameras * (-(-width // TILE)) * (-(-height // TILE))
-        entries = torch.library.get_ctx().new_dynamic_size()
-        return (
-            radii.new_empty(tiles + 1, dtype=torch.int64),
-            radii.new_empty(entries, dtype=torch.int32),
-            radii.new_empty(entries, dtype=torch.int16),
-            radii.new_empty(cameras * count + 1, dtype=torch.int64),
-            radii.new_empty(entries, dtype=torch.int32),
-        )
+@ops.register_fake("splat::bin")
+def _(
+    means2d: Tensor,
+    conics: Tensor,
+    opacities: Tensor,
+    radii: Tensor,
+    depths: Tensor | None,
+    ids: Tensor | None,
+    width: int,
+    height: int,
+    cutoff: float,
+) -> tuple[Tensor, ...]:
+    cameras, count = opacities.shape
+    tiles = cameras * (-(-width // TILE)) * (-(-height // TILE))
+    entries = torch.library.get_ctx().new_dynamic_size()
+    return (
+        radii.new_empty(tiles + 1, dtype=torch.int64),
+        radii.new_empty(entries, dtype=torch.int32),
+        radii.new_empty(entries, dtype=torch.int16),
+        radii.new_empty(cameras * count + 1, dtype=torch.int64),
+        radii.new_empty(entries, dtype=torch.int32),
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 
@@ -22,7 +23,7 @@ def _load() -> bool:
         _load_error = f"{_LIBRARY.name} was not built"
         return False
     try:
-        torch.ops.load_library(str(_LIBRARY))
+        torch.ops.load_library(str(_LIBRARY))  # type: ignore[no-untyped-call]
     except OSError as error:
         _load_error = str(error)
         return False
@@ -31,7 +32,6 @@ def _load() -> bool:
 
 available = _load()
 """Whether the compiled library is loaded. Without it only the reference backend works."""
-
 
 
 def load_error() -> str | None:
@@ -75,6 +75,26 @@ def choose_backend(tensor: torch.Tensor, backend: Backend | None = None) -> Back
         _warn_once()
         return "reference"
     return cast(Backend, wanted)
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def register_fake(op: str) -> Callable[[_Function], _Function]:
+    """Decorator: the shapes and dtypes that `op` returns, for torch.compile and fake tensors."""
+
+    def register(function: _Function) -> _Function:
+        if available:
+            torch.library.register_fake(op, function)
+        return function
+
+    return register
+
+
+def register_autograd(op: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+    """The gradient of `op` (torch.library.register_autograd)."""
+    if available:
+        torch.library.register_autograd(op, backward, setup_context=setup_context)
 
 
 def set_num_threads(n: int) -> None:

@@ -74,7 +74,7 @@ def project(
     *,
     width: int,
     height: int,
-    options: ProjectOptions = ProjectOptions(),  # noqa: B008 (frozen)
+    options: ProjectOptions = ProjectOptions(),
     covars: Tensor | None = None,
     backend: Backend | None = None,
 ) -> Splats2D:
@@ -122,46 +122,48 @@ def project(
     return Splats2D(*torch.ops.splat.project(*arguments, *how))
 
 
-if ops.available:
+@ops.register_fake("splat::project")
+def _(
+    means: Tensor,
+    quats: Tensor | None,
+    scales: Tensor | None,
+    covars: Tensor | None,
+    opacities: Tensor,
+    viewmats: Tensor,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    c, n = viewmats.shape[0], means.shape[0]
+    radii = means.new_empty(c, n, 2, dtype=torch.int32)
+    return means.new_empty(c, n, 2), means.new_empty(c, n), means.new_empty(c, n, 3), means.new_empty(c, n), radii
 
-    @torch.library.register_fake("splat::project")
-    def _(
-        means: Tensor,
-        quats: Tensor | None,
-        scales: Tensor | None,
-        covars: Tensor | None,
-        opacities: Tensor,
-        viewmats: Tensor,
-        *_: Any,
-    ) -> tuple[Tensor, ...]:
-        c, n = viewmats.shape[0], means.shape[0]
-        radii = means.new_empty(c, n, 2, dtype=torch.int32)
-        return means.new_empty(c, n, 2), means.new_empty(c, n), means.new_empty(c, n, 3), means.new_empty(c, n), radii
 
-    @torch.library.register_fake("splat::project_backward")
-    def _(
-        means: Tensor,
-        quats: Tensor | None,
-        scales: Tensor | None,
-        covars: Tensor | None,
-        opacities: Tensor,
-        viewmats: Tensor,
-        Ks: Tensor,
-        *_: Any,
-    ) -> tuple[Tensor, ...]:
-        n = means.shape[0]
-        shaped, full = (0 if quats is None else n), (0 if covars is None else n)
-        shapes = [(n, 3), (shaped, 4), (shaped, 3), (full, 3, 3), (n,), tuple(viewmats.shape), tuple(Ks.shape)]
-        return tuple(means.new_empty(shape) for shape in shapes)
+@ops.register_fake("splat::project_backward")
+def _(
+    means: Tensor,
+    quats: Tensor | None,
+    scales: Tensor | None,
+    covars: Tensor | None,
+    opacities: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    n = means.shape[0]
+    shaped, full = (0 if quats is None else n), (0 if covars is None else n)
+    shapes = [(n, 3), (shaped, 4), (shaped, 3), (full, 3, 3), (n,), tuple(viewmats.shape), tuple(Ks.shape)]
+    return tuple(means.new_empty(shape) for shape in shapes)
 
-    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[4])
-        ctx.save_for_backward(*inputs[:7], output[4])
-        ctx.how = inputs[7:]
 
-    def _backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, radii = ctx.saved_tensors
-        grads = torch.ops.splat.project_backward(*inputs, *ctx.how, radii, *v[:4])
-        return *(g if t is not None else None for g, t in zip(grads, inputs, strict=True)), *[None] * 8
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(output[4])
+    ctx.save_for_backward(*inputs[:7], output[4])
+    ctx.how = inputs[7:]
 
-    torch.library.register_autograd("splat::project", _backward, setup_context=_setup_context)
+
+def _backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, radii = ctx.saved_tensors
+    grads = torch.ops.splat.project_backward(*inputs, *ctx.how, radii, *v[:4])
+    return *(g if t is not None else None for g, t in zip(grads, inputs, strict=True)), *[None] * 8
+
+
+ops.register_autograd("splat::project", _backward, _setup_context)

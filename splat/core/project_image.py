@@ -48,25 +48,27 @@ def project_image(
     return Splats2D(means[None], torch.zeros_like(angles)[None], conics, peak[None], radii)
 
 
-if ops.available:
+@ops.register_fake("splat::project_image")
+def _(
+    means: Tensor, log_scales: Tensor, angles: Tensor, opacities: Tensor, width: int, height: int, cutoff: float
+) -> tuple[Tensor, Tensor]:
+    count = means.shape[0]
+    return means.new_empty(1, count, 3), means.new_empty(1, count, 2, dtype=torch.int32)
 
-    @torch.library.register_fake("splat::project_image")
-    def _(
-        means: Tensor, log_scales: Tensor, angles: Tensor, opacities: Tensor, width: int, height: int, cutoff: float
-    ) -> tuple[Tensor, Tensor]:
-        count = means.shape[0]
-        return means.new_empty(1, count, 3), means.new_empty(1, count, 2, dtype=torch.int32)
 
-    @torch.library.register_fake("splat::project_image_backward")
-    def _(log_scales: Tensor, angles: Tensor, radii: Tensor, v_conics: Tensor) -> tuple[Tensor, Tensor]:
-        return log_scales.new_empty(log_scales.shape), angles.new_empty(angles.shape)
+@ops.register_fake("splat::project_image_backward")
+def _(log_scales: Tensor, angles: Tensor, radii: Tensor, v_conics: Tensor) -> tuple[Tensor, Tensor]:
+    return log_scales.new_empty(log_scales.shape), angles.new_empty(angles.shape)
 
-    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(inputs[1], inputs[2], output[1])
 
-    def _backward(ctx: Any, v_conics: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        v_log_scales, v_angles = torch.ops.splat.project_image_backward(*ctx.saved_tensors, v_conics)
-        return None, v_log_scales, v_angles, *[None] * 4
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(inputs[1], inputs[2], output[1])
 
-    torch.library.register_autograd("splat::project_image", _backward, setup_context=_setup_context)
+
+def _backward(ctx: Any, v_conics: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    v_log_scales, v_angles = torch.ops.splat.project_image_backward(*ctx.saved_tensors, v_conics)
+    return None, v_log_scales, v_angles, *[None] * 4
+
+
+ops.register_autograd("splat::project_image", _backward, _setup_context)

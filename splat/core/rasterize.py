@@ -46,7 +46,7 @@ def rasterize(
     tiles: TileLists,
     *,
     backgrounds: Tensor | None = None,
-    options: RasterizeOptions = RasterizeOptions(),  # noqa: B008 (frozen)
+    options: RasterizeOptions = RasterizeOptions(),
     backend: Backend | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draws the splats of each tile. Differentiable in means2d, conics, opacities, colors and backgrounds.
@@ -83,17 +83,18 @@ def rasterize(
     lists = (tiles.offsets, tiles.entries, tiles.masks, tiles.splat_offsets, tiles.slots)
     how = (tiles.width, tiles.height, BLENDS.index(options.blend), options.topk, options.cutoff)
     if options.absgrad:
-        image, alphas = _RasterizeAbsgrad.apply(*geometry, *lists, *how)
+        image, alphas = _RasterizeAbsgrad.apply(*geometry, *lists, *how)  # type: ignore[no-untyped-call]
         return image, alphas
     image, alphas, _, _ = torch.ops.splat.rasterize(*geometry, *lists, *how)
     return image, alphas
 
 
 def _gradients(
-    inputs: tuple[Any, ...], outputs: tuple[Tensor, ...], v_image: Tensor, v_alphas: Tensor, absgrad: bool
+    inputs: tuple[Any, ...], outputs: tuple[Any, ...], v_image: Tensor, v_alphas: Tensor, absgrad: bool
 ) -> tuple[list[Tensor | None], Tensor]:
     """Gradients of the five differentiable inputs, and the absolute gradient of means2d."""
     image, alphas, last, norm = outputs
+    v: list[Tensor]
     *v, v_abs = torch.ops.splat.rasterize_backward(*inputs, image, last, norm, v_image, v_alphas, absgrad)
     backgrounds, blend = inputs[4], inputs[12]
     if backgrounds is None:
@@ -121,61 +122,62 @@ class _RasterizeAbsgrad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        inputs = (*saved[:10], *ctx.how)
-        v, v_abs = _gradients(inputs, saved[10:], grads[0], grads[1], True)
+        v, v_abs = _gradients((*saved[:10], *ctx.how), saved[10:], grads[0], grads[1], True)
         saved[0].absgrad = v_abs
         return (*v, *[None] * 10)
 
 
-if ops.available:
+@ops.register_fake("splat::rasterize")
+def _(
+    means2d: Tensor,
+    conics: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    backgrounds: Tensor | None,
+    tile_offsets: Tensor,
+    entries: Tensor,
+    masks: Tensor,
+    splat_offsets: Tensor,
+    slots: Tensor,
+    width: int,
+    height: int,
+    blend: int,
+    topk: int,
+    cutoff: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    cameras, _, channels = colors.shape
+    kept = 0 if BLENDS[blend] == "sum" else cameras
+    return (
+        means2d.new_empty(cameras, height, width, channels),
+        means2d.new_empty(cameras, height, width),
+        means2d.new_empty(kept, height, width, dtype=torch.int32),
+        means2d.new_empty(kept, 2 if BLENDS[blend] == "topk" else 1, height, width),
+    )
 
-    @torch.library.register_fake("splat::rasterize")
-    def _(
-        means2d: Tensor,
-        conics: Tensor,
-        opacities: Tensor,
-        colors: Tensor,
-        backgrounds: Tensor | None,
-        tile_offsets: Tensor,
-        entries: Tensor,
-        masks: Tensor,
-        splat_offsets: Tensor,
-        slots: Tensor,
-        width: int,
-        height: int,
-        blend: int,
-        topk: int,
-        cutoff: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        cameras, _, channels = colors.shape
-        kept = 0 if BLENDS[blend] == "sum" else cameras
-        return (
-            means2d.new_empty(cameras, height, width, channels),
-            means2d.new_empty(cameras, height, width),
-            means2d.new_empty(kept, height, width, dtype=torch.int32),
-            means2d.new_empty(kept, 2 if BLENDS[blend] == "topk" else 1, height, width),
-        )
 
-    @torch.library.register_fake("splat::rasterize_backward")
-    def _(means2d: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        absgrad = rest[-1]
-        cameras, count, _ = means2d.shape
-        return (
-            torch.empty_like(means2d, memory_format=torch.contiguous_format),
-            torch.empty_like(conics, memory_format=torch.contiguous_format),
-            torch.empty_like(opacities, memory_format=torch.contiguous_format),
-            torch.empty_like(colors, memory_format=torch.contiguous_format),
-            means2d.new_empty(cameras if absgrad else 0, count, 2),
-        )
+@ops.register_fake("splat::rasterize_backward")
+def _(means2d: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    absgrad = rest[-1]
+    cameras, count, _ = means2d.shape
+    return (
+        torch.empty_like(means2d, memory_format=torch.contiguous_format),
+        torch.empty_like(conics, memory_format=torch.contiguous_format),
+        torch.empty_like(opacities, memory_format=torch.contiguous_format),
+        torch.empty_like(colors, memory_format=torch.contiguous_format),
+        means2d.new_empty(cameras if absgrad else 0, count, 2),
+    )
 
-    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[2], output[3])
-        ctx.save_for_backward(*inputs[:10], *output)
-        ctx.how = inputs[10:]
 
-    def _backward(ctx: Any, v_image: Tensor, v_alphas: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        v, _ = _gradients((*saved[:10], *ctx.how), saved[10:], v_image, v_alphas, False)
-        return (*v, *[None] * 10)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(output[2], output[3])
+    ctx.save_for_backward(*inputs[:10], *output)
+    ctx.how = inputs[10:]
 
-    torch.library.register_autograd("splat::rasterize", _backward, setup_context=_setup_context)
+
+def _backward(ctx: Any, v_image: Tensor, v_alphas: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    v, _ = _gradients((*saved[:10], *ctx.how), saved[10:], v_image, v_alphas, False)
+    return (*v, *[None] * 10)
+
+
+ops.register_autograd("splat::rasterize", _backward, _setup_context)

@@ -52,22 +52,24 @@ def sh_colors(
     return colors
 
 
-if ops.available:
+@ops.register_fake("splat::sh")
+def _(means: Tensor, viewmats: Tensor, sh0: Tensor, shN: Tensor, radii: Tensor, degree: int) -> Tensor:
+    return means.new_empty(viewmats.shape[0], means.shape[0], sh0.shape[2])
 
-    @torch.library.register_fake("splat::sh")
-    def _(means: Tensor, viewmats: Tensor, sh0: Tensor, shN: Tensor, radii: Tensor, degree: int) -> Tensor:
-        return means.new_empty(viewmats.shape[0], means.shape[0], sh0.shape[2])
 
-    @torch.library.register_fake("splat::sh_backward")
-    def _(means: Tensor, viewmats: Tensor, sh0: Tensor, shN: Tensor, *_: Any) -> tuple[Tensor, ...]:
-        return tuple(t.new_empty(t.shape) for t in (means, viewmats, sh0, shN))
+@ops.register_fake("splat::sh_backward")
+def _(means: Tensor, viewmats: Tensor, sh0: Tensor, shN: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (means, viewmats, sh0, shN))
 
-    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:5], output)
-        ctx.degree = inputs[5]
 
-    def _backward(ctx: Any, v_colors: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, colors = ctx.saved_tensors
-        return *torch.ops.splat.sh_backward(*inputs, ctx.degree, colors, v_colors), None, None
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5], output)
+    ctx.degree = inputs[5]
 
-    torch.library.register_autograd("splat::sh", _backward, setup_context=_setup_context)
+
+def _backward(ctx: Any, v_colors: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, colors = ctx.saved_tensors
+    return *torch.ops.splat.sh_backward(*inputs, ctx.degree, colors, v_colors), None, None
+
+
+ops.register_autograd("splat::sh", _backward, _setup_context)

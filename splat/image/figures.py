@@ -26,20 +26,24 @@ def rgb(pixels: Tensor) -> Pixels:
     if values.shape[2] == 4:
         values = values[..., :3] + (1 - values[..., 3:])
     values = values.clamp(0, 1)
-    return (values.expand(-1, -1, 3) * 255 + 0.5).to(torch.uint8).numpy()
+    levels: Pixels = (values.expand(-1, -1, 3) * 255 + 0.5).to(torch.uint8).numpy()
+    return levels
 
 
 def _color_map(values: npt.NDArray[np.float32], stops: npt.NDArray[np.float32]) -> Pixels:
     at = np.clip(values, 0, 1) * (len(stops) - 1)
     low = np.minimum(at.astype(int), len(stops) - 2)
     part = (at - low)[..., None]
-    return (stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
+    blended: Pixels = (stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
+    return blended
 
 
 def _scale_bar(width: int, stops: npt.NDArray[np.float32], labels: tuple[str, str, str], title: str) -> Image.Image:
     """A colour bar with its two ends and middle named."""
     bar = Image.new("RGB", (width, 56), "white")
-    ramp = _color_map(np.broadcast_to(np.linspace(0, 1, max(2, width - 40), dtype=np.float32), (12, max(2, width - 40))), stops)
+    ramp = _color_map(
+        np.broadcast_to(np.linspace(0, 1, max(2, width - 40), dtype=np.float32), (12, max(2, width - 40))), stops
+    )
     bar.paste(Image.fromarray(ramp), (20, 24))
     draw, font = ImageDraw.Draw(bar), ImageFont.load_default(12)
     draw.text((20, 6), title, fill="black", font=font)
@@ -59,8 +63,22 @@ def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
     sheet = Image.new("RGB", (2 * panel + 12, height + 56), "white")
     mean = float(absolute.mean()) * 255
     panels = (
-        (_color_map(signed / (2 * limit) + 0.5, _SIGNED), _SIGNED, f"{-limit * 255:.1f}", "0", f"+{limit * 255:.1f}", "fit - picture, 8-bit levels"),
-        (_color_map(absolute / limit, _HEAT), _HEAT, "0", f"{limit * 127.5:.1f}", f"{limit * 255:.1f}", f"|fit - picture|, mean {mean:.2f} levels"),
+        (
+            _color_map(signed / (2 * limit) + 0.5, _SIGNED),
+            _SIGNED,
+            f"{-limit * 255:.1f}",
+            "0",
+            f"+{limit * 255:.1f}",
+            "fit - picture, 8-bit levels",
+        ),
+        (
+            _color_map(absolute / limit, _HEAT),
+            _HEAT,
+            "0",
+            f"{limit * 127.5:.1f}",
+            f"{limit * 255:.1f}",
+            f"|fit - picture|, mean {mean:.2f} levels",
+        ),
     )
     for i, (values, stops, low, middle, high, title) in enumerate(panels):
         sheet.paste(Image.fromarray(values), (i * (panel + 12) + (panel - width) // 2, 0))
@@ -91,7 +109,9 @@ def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) ->
         draw.line([tuple(q) for q in outline.tolist()], fill=tuple(int(v * 255) for v in shown[i]))
     draw.rectangle((0, height, sheet.width, sheet.height), fill=(16, 16, 20))
     part = "" if len(rows) == count else f", {len(rows):,} drawn"
-    draw.text((6, height + 4), f"{count:,} Gaussians{part}; one sigma", fill=(220, 220, 220), font=ImageFont.load_default(12))
+    draw.text(
+        (6, height + 4), f"{count:,} Gaussians{part}; one sigma", fill=(220, 220, 220), font=ImageFont.load_default(12)
+    )
     return sheet
 
 

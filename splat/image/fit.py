@@ -238,7 +238,7 @@ def _run_schedule(fit: Fit, run: _Run) -> None:
 
 def fit_image(
     image: Any,
-    config: FitConfig = FitConfig(),  # noqa: B008 (frozen)
+    config: FitConfig = FitConfig(),
     *,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:

@@ -31,7 +31,7 @@ def best_sites(residual: Tensor, count: int, sigma: float, generator: torch.Gene
     Returns:
         positions [K, 2] (pixels, K <= count) and colours [K, D], the best for each Gaussian alone.
     """
-    height, width, _ = residual.shape
+    width = residual.shape[1]
     # Blur divides by 2 pi sigma^2; |G|^2 = pi sigma^2. <G, r> / |G|^2 = 2 blur(r).
     response = gaussian_blur(residual.permute(2, 0, 1), sigma)
     score = (response * response).sum(0)

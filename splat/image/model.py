@@ -61,7 +61,8 @@ class ImageGaussians:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The model with `change` applied to each of its tensors (select rows, move, detach, ...)."""
-        return replace(self, **{name: change(getattr(self, name)) for name in _TENSORS})
+        means, log_scales, angles, colors = (change(getattr(self, name)) for name in _TENSORS)
+        return replace(self, means=means, log_scales=log_scales, angles=angles, colors=colors)
 
     def to(self, device: torch.device | str) -> Self:
         """The model on another device."""
@@ -71,16 +72,18 @@ class ImageGaussians:
         """The same picture drawn factor_x times as wide and factor_y times as high (exact where the factors agree;
         otherwise each Gaussian's covariance is stretched)."""
         factor = torch.tensor([factor_x, factor_y], dtype=self.means.dtype, device=self.means.device)
-        size = {"width": max(1, round(self.width * factor_x)), "height": max(1, round(self.height * factor_y))}
+        width, height = max(1, round(self.width * factor_x)), max(1, round(self.height * factor_y))
+        means = self.means * factor
         if factor_x == factor_y:
-            return replace(self, means=self.means * factor, log_scales=self.log_scales + factor[0].log(), **size)
+            log_scales = self.log_scales + factor[0].log()
+            return replace(self, means=means, log_scales=log_scales, width=width, height=height)
         cos, sin = self.angles.cos(), self.angles.sin()
         rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
         root = factor[:, None] * rotation * self.log_scales.exp()[:, None, :]
         axes, scales, _ = torch.linalg.svd(root)
         angles = torch.atan2(axes[:, 1, 0], axes[:, 0, 0])
         log_scales = scales.clamp_min(1e-6).log()
-        return replace(self, means=self.means * factor, log_scales=log_scales, angles=angles, **size)
+        return replace(self, means=means, log_scales=log_scales, angles=angles, width=width, height=height)
 
     def render(
         self,
@@ -134,7 +137,7 @@ class ImageGaussians:
         splats = project_image(self.means, self.log_scales, self.angles, width=self.width, height=self.height)
         a, b, c = splats.conics[0].unbind(-1)
         values = []
-        for chunk in points.to(self.means.dtype).split(max(1, 4_000_000 // max(1, len(self)))):
+        for chunk in torch.split(points.to(self.means.dtype), max(1, 4_000_000 // max(1, len(self)))):
             dx, dy = (chunk[:, None] - self.means).unbind(-1)
             weights = torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
             values.append(weights.where(weights >= 1 / 255, 0.0) @ self.colors)
@@ -175,7 +178,7 @@ class ImageGaussians:
                 if metadata.get("version") != _VERSION:
                     raise ValueError(f"{path}: version {metadata.get('version')} is newer than this library reads")
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
-                size = {"width": int(metadata["width"]), "height": int(metadata["height"])}
+                width, height = int(metadata["width"]), int(metadata["height"])
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
-        return cls(**tensors, **size, channels=metadata["channels"])
+        return cls(**tensors, width=width, height=height, channels=metadata["channels"])

@@ -1,4 +1,4 @@
-"""The optimiser of a fit: Adam on positions, scales, angles and colours, with Gaussians added and removed on the way."""
+"""The optimiser of a fit: Adam on positions, scales, angles and colours; Gaussians come and go on the way."""
 
 from __future__ import annotations
 

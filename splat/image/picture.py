@@ -8,7 +8,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +115,8 @@ def write_picture(path: str | Path, pixels: Tensor, channels: Channels, bits: Bi
             else:
                 from PIL import Image
 
-                options = {".png": {"compress_level": 6}, ".webp": {"lossless": True}}.get(suffix, {"quality": 95})
+                kinds: dict[str, dict[str, Any]] = {".png": {"compress_level": 6}, ".webp": {"lossless": 1}}
+                options = kinds.get(suffix, {"quality": 95})
                 Image.fromarray(values[..., 0] if channels == "L" else values).save(temporary, **options)
     except OSError as error:
         raise PictureError(f"cannot write {path}: {_one_line(error)}") from error
@@ -129,12 +130,12 @@ def quantise(pixels: Tensor, bits: Bits = 8) -> npt.NDArray[np.uint8] | npt.NDAr
         colours = torch.where(alpha > 0, values[..., :3] / alpha.clamp_min(1e-12), 0).clamp_max(1)
         values = torch.cat([colours, alpha], dim=2)
     top = 2**bits - 1
-    rounded = (values * top + 0.5).floor().numpy()
+    rounded: npt.NDArray[np.float32] = (values * top + 0.5).floor().numpy()
     return rounded.astype(np.uint8) if bits == 8 else rounded.astype(np.uint16)
 
 
 def _finish(values: npt.NDArray[np.float32], bits: Bits, name: str) -> Picture:
-    channels = cast(Channels, _CHANNELS_OF[values.shape[2]])
+    channels = _CHANNELS_OF[values.shape[2]]
     pixels = torch.from_numpy(np.ascontiguousarray(values))
     if channels == "RGBA":
         pixels[..., :3] *= pixels[..., 3:]
@@ -231,15 +232,15 @@ def _png16_values(image: Image.Image) -> npt.NDArray[np.float32] | None:
 
     def decode(raw_mode: str) -> npt.NDArray[np.uint16]:
         with Image.open(image.filename) as again:  # type: ignore[attr-defined]
-            codec, extents, offset, _ = again.tile[0]  # type: ignore[attr-defined]
-            again.tile = [(codec, extents, offset, raw_mode)]  # type: ignore[attr-defined]
+            codec, extents, offset, _ = again.tile[0]
+            again.tile = [type(again.tile[0])(codec, extents, offset, raw_mode)]
             return np.asarray(again).astype(np.uint16)
 
     if raw == "LA;16B":
         bytes4 = decode("RGBA")
         grey_alpha = bytes4[..., 0::2] << 8 | bytes4[..., 1::2]
         return _scaled(grey_alpha[..., [0, 0, 0, 1]])
-    values = decode(raw) << 8 | decode(raw.replace("B", "L") if raw == "RGB;16B" else "RGBA;16L")
+    values = decode(raw) << 8 | decode(raw[:-1] + "L")
     key = image.info.get("transparency")
     if key is None:
         return _scaled(values)

@@ -1,4 +1,4 @@
-"""The best colours for given shapes. The picture is linear in the colours, so they are a sparse least-squares problem."""
+"""The best colours for given shapes: the picture is linear in them, so this is a sparse least-squares problem."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@
 
 #include "splat/constants.h"
 #include "splat/hd.h"
+#include "splat/scalar.h"
 
 namespace splat {
 

@@ -139,6 +139,14 @@ struct ProjectImageGrads {
   float* v_angles;      // [N]
 };
 
+// L1 and SSIM of image pairs [B, H, W, D].
+struct SsimParams {
+  const float* image;
+  const float* target;
+  int32_t batch, height, width, channels;
+  bool valid;  // average SSIM only where the window lies inside the picture
+};
+
 struct AdamParams {
   float* param;  // [rows, columns], as the next three
   const float* grad;

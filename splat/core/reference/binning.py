@@ -59,7 +59,7 @@ def bin(
             order = order[depths[camera][order].argsort(stable=True)]
         rank = torch.empty(count, dtype=torch.int64)
         rank[order] = torch.arange(count)
-        for chunk in drawn.nonzero()[:, 0].split(max(1, 4_000_000 // max(1, blocks_x * blocks_y))):
+        for chunk in torch.split(drawn.nonzero()[:, 0], max(1, 4_000_000 // max(1, blocks_x * blocks_y))):
             sigma = _least_sigma(
                 means2d[camera, chunk].double(), conics[camera, chunk].double(), 4 * bx.flatten(), 4 * by.flatten()
             )
@@ -84,4 +84,3 @@ def bin(
     splat_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), splat.bincount(minlength=cameras * count).cumsum(0)])
     signed = torch.where(mask >= 1 << 15, mask - (1 << 16), mask).to(torch.int16)
     return tile_offsets, splat[by_tile].to(torch.int32), signed[by_tile], splat_offsets, by_tile.to(torch.int32)
-

@@ -58,7 +58,13 @@ def _fisheye(point: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _project_camera(
-    means: Tensor, covars: Tensor, opacities: Tensor, view: Tensor, K: Tensor, size: tuple[int, int], how: tuple[float, ...]
+    means: Tensor,
+    covars: Tensor,
+    opacities: Tensor,
+    view: Tensor,
+    K: Tensor,
+    size: tuple[int, int],
+    how: tuple[float, ...],
 ) -> tuple[Tensor, ...]:
     eps2d, near, far, radius_clip, model, antialiased = how
     width, height = size

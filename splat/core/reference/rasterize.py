@@ -84,7 +84,9 @@ def rasterize(
                 t = (camera * tiles_y + ty) * tiles_x + tx
                 chosen = entries[int(tile_offsets[t]) : int(tile_offsets[t + 1])].long()
                 h, w = min(TILE, height - ty * TILE), min(TILE, width - tx * TILE)
-                y, x = torch.meshgrid(torch.arange(h) + ty * TILE + 0.5, torch.arange(w) + tx * TILE + 0.5, indexing="ij")
+                y, x = torch.meshgrid(
+                    torch.arange(h) + ty * TILE + 0.5, torch.arange(w) + tx * TILE + 0.5, indexing="ij"
+                )
                 pixels = torch.stack([x, y], -1).reshape(-1, 2).to(means2d.dtype)
                 raw = _weights(pixels, flat[0][chosen], flat[1][chosen], flat[2][chosen])
                 if blend == "alpha":

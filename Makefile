@@ -1,0 +1,42 @@
+# make demo    set up .venv, fit a bundled photograph, say where the pictures lie
+# make test    set up .venv, run the whole test suite
+# make lint    ruff and mypy        make bench   the measurements of docs/benchmarks.md        make clean
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+SOURCES := $(shell find cuda_ext -name '*.cpp' -o -name '*.h') setup.py pyproject.toml
+
+.PHONY: demo test lint bench clean
+
+# Build isolation would fetch another torch, so the build's own needs are installed first.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/splat fit-image scenes/photos/kodim23.png -o out/demo -n 10000 --anim
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 tests
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict splat
+
+bench: $(VENV)/.dev
+	$(BIN)/python scripts/bench.py
+
+clean:
+	rm -rf $(VENV) .venv-ci build out *.egg-info splat/_C.abi3.so

@@ -1,0 +1,157 @@
+"""The command line and the pictures it reads and writes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from splat.cli import main
+from splat.image.picture import PictureError, read_picture, write_picture
+
+PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim05.png"
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return int(end.value.code or 0)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    with Image.open(PHOTO) as photo:
+        photo.crop((100, 100, 148, 132)).save(tmp_path / "small.png")
+    return tmp_path / "small.png"
+
+
+def test_fit_and_render_write_what_they_promise(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("fit-image", small, "-o", out, "-n", "60", "--preset", "draft", "--anim", "--json-lines") == 0
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        ["recon.png", "model.safetensors", "metrics.json", "error.png", "ellipses.png", "fit.webp"]
+    )
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1]["event"] == "done" and lines[0]["event"] == "progress"
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["n"] == 60 and metrics["psnr"] > 20 and metrics["schema_version"] == 1
+    recon, photo = (read_picture(p).pixels for p in (out / "recon.png", small))
+    assert abs(-10 * float(torch.log10((recon - photo).square().mean())) - metrics["psnr"]) < 0.1
+    with Image.open(out / "fit.webp") as animation:
+        assert animation.n_frames > 5  # type: ignore[attr-defined]
+    assert run("render-image", out / "model.safetensors", "-o", tmp_path / "big.png", "--scale", "2") == 0
+    assert read_picture(tmp_path / "big.png").pixels.shape == (64, 96, 3)
+    assert run("render-image", out / "model.safetensors", "-o", tmp_path / "c.png", "--crop", "4", "4", "10", "8") == 0
+    assert read_picture(tmp_path / "c.png").pixels.shape == (8, 10, 3)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "cut", "text", "animated", "bad-n", "bad-preset-time"])
+def test_bad_input_is_one_line_and_leaves_nothing(
+    kind: str, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, extra = tmp_path / f"{kind}.png", []
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "cut":
+        path.write_bytes(small.read_bytes()[:900])
+    elif kind == "text":
+        path.write_text("not a picture")
+    elif kind == "animated":
+        frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+        path = tmp_path / "a.gif"
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+    elif kind == "bad-n":
+        path, extra = small, ["-n", "0"]
+    elif kind == "bad-preset-time":
+        path, extra = small, ["--time", "-3"]
+    assert run("fit-image", path, "-o", tmp_path / "out", *extra) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("splat: error: ") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["fit-image", "render-image", "info"])
+def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    text = capsys.readouterr().out
+    options = {
+        "fit-image": ["--target-psnr", "--time", "--preset", "--threads", "--json-lines"],
+        "render-image": ["--crop", "--scale"],
+    }
+    assert all(option in text for option in options.get(command, ["versions"]))
+
+
+def test_info_says_which_backends_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info") == 0
+    text = capsys.readouterr().out
+    assert "reference  yes" in text and "cpu " in text and "cuda       no" in text
+
+
+def test_ctrl_c_writes_the_model_so_far(small: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "splat",
+        "fit-image",
+        str(small),
+        "-o",
+        str(tmp_path / "out"),
+        "--time",
+        "60",
+        "--json-lines",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["step"] >= 25:
+            break
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 30
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["interrupted"] is True
+    assert (tmp_path / "out" / "recon.png").exists()
+
+
+@pytest.mark.parametrize("channels", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pictures_come_back_bit_for_bit(channels: str, bits: int, tmp_path: Path) -> None:
+    depth = {"L": 1, "RGB": 3, "RGBA": 4}[channels]
+    top = 2**bits - 1
+    levels = np.random.default_rng(0).integers(0, top + 1, (7, 9, depth)).astype(np.uint16 if bits == 16 else np.uint8)
+    if depth == 4:
+        levels[..., 3] = top
+        levels[0, 0, 3] = 0
+    pixels = read_picture(levels).pixels
+    write_picture(tmp_path / "p.png", pixels, channels, bits)  # type: ignore[arg-type]
+    again = read_picture(tmp_path / "p.png")
+    assert again.channels == channels and again.bits == bits
+    assert torch.equal(again.pixels, pixels)
+    assert again.pixels[0, 0].abs().sum() == 0 or depth != 4  # premultiplied: transparent is zero
+
+
+def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn clockwise to view
+    image.save(tmp_path / "e.png", exif=exif)
+    want = np.rot90(np.asarray(image), -1)
+    np.testing.assert_allclose(read_picture(tmp_path / "e.png").pixels.numpy() * 255, want, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((3, 4, 2)), np.zeros(4), np.full((2, 2), np.nan), np.zeros((0, 3, 3)), np.full((2, 2), 7.0)]
+)
+def test_bad_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(PictureError):
+        read_picture(array)
