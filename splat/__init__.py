@@ -11,6 +11,7 @@ from splat.image.fit import FitConfig as FitConfig
 from splat.image.fit import FitResult as FitResult
 from splat.image.fit import fit_image as fit_image
 from splat.image.model import ImageGaussians as ImageGaussians
+from splat.loss import photometric_loss as photometric_loss
 from splat.rasterization import rasterization as rasterization
 from splat.render import Rendered as Rendered
 from splat.render import RenderOptions as RenderOptions
