@@ -30,8 +30,8 @@ SPLAT_HD SsimGradient<V> ssim_vjp(V mu1, V mu2, V squares, V product) {
   const V inverse = V(1.0f) / (c * d), s = a * b * inverse;
   SsimGradient<V> g;
   g.product = V(2.0f) * a * inverse;
-  g.squares = V(0.0f) - s / d;
-  g.mu1 = V(2.0f) * (mu2 * (b - a) * inverse + mu1 * s * (V(1.0f) / d - V(1.0f) / c));
+  g.squares = V(0.0f) - s * c * inverse;  // c inverse = 1 / d: one division for all
+  g.mu1 = V(2.0f) * inverse * (mu2 * (b - a) + mu1 * s * (c - d));
   return g;
 }
 
