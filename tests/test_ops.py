@@ -34,7 +34,8 @@ def test_without_the_compiled_library_the_reference_draws_and_says_so(tmp_path: 
 def test_every_instruction_set_draws_the_same_picture() -> None:
     code = (
         "import torch, splat\n"
-        "view = splat.render(splat.Gaussians.random(300, sh_degree=1), splat.Cameras.orbit(1, radius=3, width=64, height=48))\n"
+        "gaussians = splat.Gaussians.random(300, sh_degree=1)\n"
+        "view = splat.render(gaussians, splat.Cameras.orbit(1, radius=3, width=64, height=48))\n"
         "print(torch.ops.splat.cpu_isa(), float(view.color.double().sum()))\n"
     )
     results = {}
