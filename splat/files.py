@@ -6,6 +6,10 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -20,3 +24,36 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a .safetensors file, atomically. metadata["format"] and ["version"] say what it is."""
+    from safetensors.torch import save
+
+    dense = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(dense, metadata))
+
+
+def load_tensors(
+    path: str | Path, names: tuple[str, ...], *, format: str, version: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The named tensors and the metadata of a file that `save_tensors` wrote.
+
+    Raises:
+        ValueError: the file is missing, damaged, of another format or of another version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            got = (metadata.get("format"), metadata.get("version"))
+            if got != (format, version):
+                raise ValueError(f"{path}: wanted a {format} file of version {version}, got {got[0]}, {got[1]}")
+            return {name: file.get_tensor(name) for name in names}, metadata
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from splat.files import atomic_write
+from splat.files import load_tensors, save_tensors
 
 SH_C0 = 0.28209479177387814
 NAMES = ("means", "quats", "log_scales", "opacity_logits", "sh0", "shN")
@@ -140,33 +140,13 @@ class Gaussians:
 
     def save(self, path: str | Path) -> None:
         """Writes .safetensors (to a temporary name, then renamed)."""
-        from safetensors.torch import save
-
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.parameters().items()}
-        with atomic_write(Path(path)) as temporary:
-            temporary.write_bytes(save(tensors, {"format": _FORMAT, "version": _VERSION}))
+        save_tensors(path, self.parameters(), {"format": _FORMAT, "version": _VERSION})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-            ValueError: the file is missing, damaged or something else.
-        """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
-                    kind = f"{metadata.get('format')!r} version {metadata.get('version')!r}"
-                    raise ValueError(f"{path}: not a scene that this version reads (format {kind})")
-                return cls(**{name: file.get_tensor(name) for name in NAMES})
-        except SafetensorError as error:
-            raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
+        """Reads what `save` wrote; ValueError for a missing, damaged or other file."""
+        tensors, _ = load_tensors(path, NAMES, format=_FORMAT, version=_VERSION)
+        return cls(**tensors)
 
 
 def _neighbour_distance(points: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from splat.core.binning import bin_splats
 from splat.core.ops import Backend
 from splat.core.project_image import project_image
 from splat.core.rasterize import RasterizeOptions, rasterize
-from splat.files import atomic_write
+from splat.files import load_tensors, save_tensors
 
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 _FORMAT = "splat-image-gaussians"
@@ -145,40 +145,12 @@ class ImageGaussians:
 
     def save(self, path: str | Path) -> None:
         """Writes the model as .safetensors (to a temporary name, then renamed)."""
-        from safetensors.torch import save
-
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
-        metadata = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "width": str(self.width),
-            "height": str(self.height),
-            "channels": self.channels,
-        }
-        with atomic_write(Path(path)) as temporary:
-            temporary.write_bytes(save(tensors, metadata))
+        about = {"width": str(self.width), "height": str(self.height), "channels": self.channels}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        save_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **about})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads a model written by `save`.
-
-        Raises:
-            ValueError: the file is missing, truncated or something else.
-        """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError(f"{path}: not an image model (format {metadata.get('format')!r})")
-                if metadata.get("version") != _VERSION:
-                    raise ValueError(f"{path}: version {metadata.get('version')} is newer than this library reads")
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-                width, height = int(metadata["width"]), int(metadata["height"])
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
-        return cls(**tensors, width=width, height=height, channels=metadata["channels"])
+        """Reads what `save` wrote; ValueError for a missing, damaged or other file."""
+        tensors, about = load_tensors(path, _TENSORS, format=_FORMAT, version=_VERSION)
+        return cls(**tensors, width=int(about["width"]), height=int(about["height"]), channels=about["channels"])
