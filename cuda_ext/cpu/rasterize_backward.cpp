@@ -1,6 +1,7 @@
-// Gradients of the image. A tile's entries are taken one by one, back to front; an entry's sums over the tile stay in
-// registers, the pixels' state in L1. Each entry writes one record at its slot; the records of a splat are then summed in
-// the order of its tiles, so that the result has the same bits for any number of threads.
+// Gradients of the image. As in the forward pass a tile's entries are taken 64 at a time, here last to first, and each
+// 4x4 block runs through those that touch it with its pixels' state in registers. An entry's sums over the tile are kept
+// as registers of partial sums (in L1) until the piece is done; then each entry writes one record at its slot. The records
+// of a splat are summed in the order of its tiles, so that the result has the same bits for any number of threads.
 #include <cstring>
 
 #include "tile.h"
@@ -22,83 +23,84 @@ struct TileState {
   float* v_color;                     // [channels][kPixels]
 };
 
-// One register of pixels through one entry: the derivative g = dL/d(ln alpha) and the weight of the entry's colour.
+// w where the forward pass drew the entry at this register's pixels, else 0.
 template <Blend kBlend>
-SPLAT_HD Lanes pixel_vjp(Lanes log2_alpha, Lanes vc, Lanes cutoff, int32_t entry, int p, TileState& t, Lanes& weight) {
-  Mask drawn = log2_alpha >= cutoff;
-  const IntVector index = entry - IntVector{};
-  if constexpr (kBlend == Blend::kAlpha) {
-    drawn = drawn & Mask{load_int(t.last + p) >= index};
-    Lanes T = load(t.T + p), behind = load(t.behind + p);
-    const Lanes g = alpha_step_vjp(log2_alpha, drawn, vc, T, behind, weight);
-    store(t.T + p, T);
-    store(t.behind + p, behind);
-    return g;
-  } else {
-    const Lanes w = keep(drawn, exp2_fast(log2_alpha));
-    const Lanes scale = load(t.scale + p);
-    if constexpr (kBlend == Blend::kTopK) {
-      const Lanes kth = load(t.kth + p);
-      const Mask counts = (w > kth) | ((w == kth) & Mask{load_int(t.last + p) >= index});
-      weight = keep(counts, w) * scale;
-      return keep(counts, order_free_vjp(w, vc, load(t.behind + p), scale));
-    } else {
-      weight = w;
-      return order_free_vjp(w, vc, load(t.behind + p), scale);
-    }
-  }
+SPLAT_HD Lanes drawn(Lanes w, int32_t entry, IntVector last, Lanes kth) {
+  const Mask before = {last >= entry - IntVector{}};
+  if constexpr (kBlend == Blend::kAlpha) return keep(before, w);
+  if constexpr (kBlend == Blend::kTopK) return keep((w > kth) | ((w == kth) & before), w);
+  return w;
 }
 
+// One block through the piece's entries in `bits`, last to first. sums: [kPiece][size], laid out as a record.
 template <Blend kBlend, int kFixed, bool kAbs>
-SPLAT_HD void entry_vjp(const RasterizeParams& p, const Splat2D& splat, const TilePlace& place, int32_t entry,
-                        uint32_t blocks, const float* color, TileState& t, Lanes* v_color_sums, float* record) {
-  const LocalSplat s = localize(splat, float(place.x0), float(place.y0));
-  const Lanes cutoff(log2_fast(p.cutoff));
-  const int channels = kFixed ? kFixed : p.channels;
-  Lanes g0(0.0f), gu(0.0f), gv(0.0f), guu(0.0f), guv(0.0f), gvv(0.0f), abs_x(0.0f), abs_y(0.0f);
-  Lanes sums[kFixed ? kFixed : 1];
-  for (int d = 0; d < kFixed; ++d) sums[d] = Lanes(0.0f);
-  if (kFixed == 0)
-    for (int d = 0; d < channels; ++d) v_color_sums[d] = Lanes(0.0f);
-  for (uint32_t left = blocks; left != 0; left &= left - 1) {
-    const int block = __builtin_ctz(left);
+void block_vjp(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff, int channels,
+               TileState& t, Lanes* sums, int size) {
+  Lanes weights[kPiece * kParts];
+  block_weights(piece, bits, block, cutoff, weights);
+  PixelCentres centres[kParts];
+  Lanes T[kParts], behind[kParts], scale[kParts], kth[kParts];
+  IntVector last[kParts];
+  for (int part = 0; part < kParts; ++part) {
+    const int at = 16 * block + kLanes * part;
+    centres[part] = pixel_centres(block, part);
+    T[part] = load(t.T + at);
+    behind[part] = load(t.behind + at);
+    scale[part] = load(t.scale + at);
+    kth[part] = load(t.kth + at);
+    last[part] = load_int(t.last + at);
+  }
+  for (const Lanes* w = weights + (__builtin_popcountll(bits) - 1) * kParts; bits != 0; w -= kParts) {
+    const int k = 63 - __builtin_clzll(bits);
+    bits ^= uint64_t{1} << k;
+    const LocalSplat& s = piece.entries[k].splat;
+    const float* color = piece.entries[k].color();
+    Lanes* sum = sums + k * size;
+    Lanes m[kMoments], c[kFixed ? kFixed : 1], abs_x(0.0f), abs_y(0.0f);
+    for (Lanes& x : m) x = Lanes(0.0f);
+    for (Lanes& x : c) x = Lanes(0.0f);
     for (int part = 0; part < kParts; ++part) {
-      const int at = 16 * block + kLanes * part;
-      const PixelCentres centre = pixel_centres(block, part);
-      const Falloff<Lanes> f = falloff(s, centre.x, centre.y);
-      Lanes vc = load(t.v_color + at) * Lanes(color[0]);
-      for (int d = 1; d < channels; ++d) vc += load(t.v_color + d * kPixels + at) * Lanes(color[d]);
-      Lanes weight(0.0f);
-      const Lanes g = pixel_vjp<kBlend>(f.log2_alpha, vc, cutoff, entry, at, t, weight);
-      for (int d = 0; d < channels; ++d)
-        (kFixed ? sums[kFixed ? d : 0] : v_color_sums[d]) += weight * load(t.v_color + d * kPixels + at);
-      const Lanes g_u = g * f.u, g_v = g * f.v;
-      g0 += g;
-      gu += g_u;
-      gv += g_v;
-      guu += g_u * f.u;
-      guv += g_u * f.v;
-      gvv += g_v * f.v;
+      const float* v_color = t.v_color + 16 * block + kLanes * part;
+      Lanes vc = load(v_color) * Lanes(color[0]);
+      for (int d = 1; d < channels; ++d) vc += load(v_color + d * kPixels) * Lanes(color[d]);
+      const Lanes raw = drawn<kBlend>(w[part], first + k, last[part], kth[part]);
+      Lanes weight, g;
+      if constexpr (kBlend == Blend::kAlpha) {
+        g = alpha_step_vjp(raw, vc, T[part], behind[part], weight);
+      } else {
+        weight = kBlend == Blend::kTopK ? raw * scale[part] : raw;
+        g = order_free_vjp(weight, vc, behind[part]);
+      }
+      for (int d = 0; d < channels; ++d) {
+        const Lanes v = weight * load(v_color + d * kPixels);
+        if constexpr (kFixed > 0)
+          c[d] += v;
+        else
+          sum[kMoments + d] += v;
+      }
+      const Lanes u = splat_u(s, centres[part].x, centres[part].y), v = splat_v(s, centres[part].y);
+      const Lanes g_u = g * u, g_v = g * v;
+      m[0] += g;
+      m[1] += g_u;
+      m[2] += g_v;
+      m[3] += g_u * u;
+      m[4] += g_u * v;
+      m[5] += g_v * v;
       if constexpr (kAbs) {
         abs_x += absolute(g_u);
         abs_y += absolute(Lanes(s.uy) * g_u + Lanes(s.vy) * g_v);
       }
     }
+    for (int i = 0; i < kMoments; ++i) sum[i] += m[i];
+    for (int d = 0; d < kFixed; ++d) sum[kMoments + d] += c[d];
+    if constexpr (kAbs) {
+      sum[kMoments + channels] += abs_x;
+      sum[kMoments + channels + 1] += abs_y;
+    }
   }
-  float out[4];
-  sum4(g0, gu, gv, guu, record);
-  const Lanes none(0.0f);
-  sum4(guv, gvv, kAbs ? abs_x : none, kAbs ? abs_y : none, out);
-  record[4] = out[0];
-  record[5] = out[1];
-  if constexpr (kAbs) {
-    record[kMoments + channels] = out[2];
-    record[kMoments + channels + 1] = out[3];
-  }
-  for (int d = 0; d < channels; d += 4) {
-    const auto channel = [&](int i) { return i < channels ? (kFixed ? sums[kFixed ? i : 0] : v_color_sums[i]) : none; };
-    sum4(channel(d), channel(d + 1), channel(d + 2), channel(d + 3), out);
-    for (int i = 0; i < 4 && d + i < channels; ++i) record[kMoments + d + i] = out[i];
+  for (int part = 0; part < kParts; ++part) {
+    store(t.T + 16 * block + kLanes * part, T[part]);
+    store(t.behind + 16 * block + kLanes * part, behind[part]);
   }
 }
 
@@ -151,26 +153,54 @@ void load_tile(const RasterizeParams& p, const RasterizeGrads& g, const TilePlac
   }
 }
 
+// Adds up the registers of partial sums of each entry of a piece and writes its record.
+SPLAT_HD void write_records(const RasterizeParams& p, int64_t first, int count, const Lanes* sums, int size,
+                            int record_size, float* records) {
+  for (int k = 0; k < count; ++k) {
+    const Lanes* sum = sums + k * size;
+    float* record = records + int64_t(p.lists.slots[first + k]) * record_size;
+    for (int i = 0; i < record_size; i += 4) {
+      float out[4];
+      sum4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3], out);
+      for (int j = 0; j < 4 && i + j < record_size; ++j) record[i + j] = out[j];
+    }
+  }
+}
+
 template <Blend kBlend, int kFixed, bool kAbs>
 void tile_vjp(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, const TilePlace& place,
-              TileState& t, Lanes* v_color_sums, float* records, int record_size) {
+              TileState& t, Lanes* sums, float* records) {
   load_tile<kBlend, kFixed>(p, g, place, t);
-  for (int64_t e = place.end - 1; e >= place.begin; --e) {
-    const int32_t entry = int32_t(e - place.begin);
-    uint32_t blocks = uint16_t(p.lists.masks[e]);
-    if constexpr (kBlend == Blend::kAlpha) {
-      uint32_t reached = 0;
-      for (int b = 0; b < kBlocks; ++b) reached |= uint32_t(t.block_last[b] >= entry) << b;
-      blocks &= reached;
+  const int channels = kFixed ? kFixed : p.channels;
+  const int record_size = kMoments + channels + (kAbs ? 2 : 0), size = (record_size + 3) / 4 * 4;
+  const Lanes cutoff(log2_fast(p.cutoff));
+  Piece<kFixed> piece;
+  uint64_t bits[kBlocks];
+  int64_t end = place.end;
+  while (end > place.begin) {
+    const int64_t first = place.begin + (end - 1 - place.begin) / kPiece * kPiece;
+    const int count = int(end - first);
+    const int32_t in_tile = int32_t(first - place.begin);
+    end = first;
+    entries_by_block(p.lists.masks + first, count, bits);
+    uint64_t reached = 0;
+    for (int block = 0; block < kBlocks; ++block) {
+      const int64_t drawn = int64_t(t.block_last[block]) - in_tile + 1;  // entries of the piece up to the block's last
+      bits[block] &= drawn >= kPiece ? ~uint64_t{0} : (drawn <= 0 ? 0 : (uint64_t{1} << drawn) - 1);
+      reached |= bits[block];
     }
-    float* record = records + int64_t(p.lists.slots[e]) * record_size;
-    if (blocks == 0) {
-      std::memset(record, 0, sizeof(float) * record_size);
+    if (reached == 0) {
+      for (int k = 0; k < count; ++k)
+        std::memset(records + int64_t(p.lists.slots[first + k]) * record_size, 0, sizeof(float) * record_size);
       continue;
     }
-    const int64_t s = p.lists.entries[e];
-    entry_vjp<kBlend, kFixed, kAbs>(p, splats[s], place, entry, blocks, p.colors + s * p.channels, t, v_color_sums,
-                                    record);
+    piece.gather(p, splats, place, first, count);
+    prefetch_entries(p, splats, first - kPiece > 0 ? first - kPiece : 0, first);
+    std::memset(static_cast<void*>(sums), 0, sizeof(Lanes) * size * count);
+    for (int block = 0; block < kBlocks; ++block)
+      if (bits[block] != 0)
+        block_vjp<kBlend, kFixed, kAbs>(piece, bits[block], block, in_tile, cutoff, channels, t, sums, size);
+    write_records(p, first, count, sums, size, record_size, records);
   }
 }
 
@@ -212,13 +242,13 @@ void backward(const RasterizeParams& p, const RasterizeGrads& g) {
   Scratch<float> records(p.lists.tile_offsets[tiles] * record_size);
   parallel_for(tiles, kTilesAtOnce, [&](int64_t b, int64_t e) {
     Scratch<float> v_color(int64_t(p.channels) * kPixels);
-    Scratch<Lanes> v_color_sums(p.channels);
+    Scratch<Lanes> sums(int64_t(kPiece) * (record_size + 3));
     TileState t;
     t.v_color = v_color;
     for (int64_t i = b; i < e; ++i) {
       const TilePlace place = tile_place(p, i);
       if (place.begin < place.end)
-        tile_vjp<kBlend, kFixed, kAbs>(p, g, splats.data, place, t, v_color_sums, records, record_size);
+        tile_vjp<kBlend, kFixed, kAbs>(p, g, splats.data, place, t, sums, records);
     }
   });
   parallel_for(p.splats.count, 1024, [&](int64_t b, int64_t e) {

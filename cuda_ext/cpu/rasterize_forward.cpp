@@ -26,8 +26,8 @@ struct AlphaState {
     store(t.value + p, T);
     store_int(t.last + p, last);
   }
-  SPLAT_HD Lanes step(Lanes log2_alpha, Lanes cutoff, int32_t entry) {
-    const Lanes weight = alpha_step(log2_alpha, cutoff, T);
+  SPLAT_HD Lanes step(Lanes raw, int32_t entry) {
+    const Lanes weight = alpha_step(raw, T);
     last = select_int(weight > Lanes(0.0f), entry - IntVector{}, last);
     return weight;
   }
@@ -38,10 +38,9 @@ struct SumState {
   Lanes total;
   SPLAT_HD SumState(const TileState& t, int p) : total(load(t.value + p)) {}
   SPLAT_HD void save(TileState& t, int p) const { store(t.value + p, total); }
-  SPLAT_HD Lanes step(Lanes log2_alpha, Lanes cutoff, int32_t) {
-    const Lanes weight = keep(log2_alpha >= cutoff, exp2_fast(log2_alpha));
-    total += weight;
-    return weight;
+  SPLAT_HD Lanes step(Lanes raw, int32_t) {
+    total += raw;
+    return raw;
   }
   SPLAT_HD bool open() const { return true; }
 };
@@ -49,22 +48,24 @@ struct SumState {
 template <class State, int kFixed>
 SPLAT_HD bool blend_block(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff,
                           int channels, TileState& tile) {
+  Lanes weights[kPiece * kParts];
+  block_weights(piece, bits, block, cutoff, weights);
   bool open = false;
   for (int part = 0; part < kParts; ++part) {
     const int p = 16 * block + kLanes * part;
-    const PixelCentres at = pixel_centres(block, part);
     State state(tile, p);
     Lanes color[kFixed ? kFixed : 1];
     for (int d = 0; d < kFixed; ++d) color[d] = load(tile.color + d * kPixels + p);
-    for (uint64_t left = bits; left != 0; left &= left - 1) {
+    const Lanes* raw = weights + part;
+    for (uint64_t left = bits; left != 0; left &= left - 1, raw += kParts) {
       const int k = __builtin_ctzll(left);
-      const Lanes weight = state.step(falloff(piece.splats[k], at.x, at.y).log2_alpha, cutoff, first + k);
+      const Lanes weight = state.step(*raw, first + k);
       if constexpr (kFixed > 0) {
-        for (int d = 0; d < kFixed; ++d) color[d] += weight * Lanes(piece.colors[k][d]);
+        for (int d = 0; d < kFixed; ++d) color[d] += weight * Lanes(piece.entries[k].color()[d]);
       } else {
         for (int d = 0; d < channels; ++d) {
           float* c = tile.color + d * kPixels + p;
-          store(c, load(c) + weight * Lanes(piece.colors[k][d]));
+          store(c, load(c) + weight * Lanes(piece.entries[k].color()[d]));
         }
       }
     }
@@ -93,15 +94,14 @@ SPLAT_HD void insert_top(Lanes weight, int32_t entry, int K, float* weights, int
 template <int kFixed>
 SPLAT_HD void select_top(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff, int K,
                          TileState& tile) {
-  for (int part = 0; part < kParts; ++part) {
-    const int p = 16 * block + kLanes * part;
-    const PixelCentres at = pixel_centres(block, part);
-    for (uint64_t left = bits; left != 0; left &= left - 1) {
-      const int k = __builtin_ctzll(left);
-      const Lanes e = falloff(piece.splats[k], at.x, at.y).log2_alpha;
-      insert_top(keep(e >= cutoff, exp2_fast(e)), first + k, K, tile.top_weights + p, tile.top_entries + p);
+  Lanes weights[kPiece * kParts];
+  block_weights(piece, bits, block, cutoff, weights);
+  const Lanes* weight = weights;
+  for (; bits != 0; bits &= bits - 1)
+    for (int part = 0; part < kParts; ++part) {
+      const int p = 16 * block + kLanes * part;
+      insert_top(*weight++, first + __builtin_ctzll(bits), K, tile.top_weights + p, tile.top_entries + p);
     }
-  }
 }
 
 // Colours of the selected splats (topk only): once per pixel, so plain scalar code.
@@ -158,6 +158,8 @@ void blend_tile(const RasterizeParams& p, const Splat2D* splats, const TilePlace
   for (int64_t first = place.begin; first < place.end && open != 0; first += kPiece) {
     const int count = int(place.end - first < kPiece ? place.end - first : kPiece);
     piece.gather(p, splats, place, first, count);
+    const int64_t ahead = first + count;  // entries of consecutive tiles are adjacent
+    prefetch_entries(p, splats, ahead, ahead + kPiece < p.lists.count ? ahead + kPiece : p.lists.count);
     entries_by_block(p.lists.masks + first, count, bits);
     const int32_t in_tile = int32_t(first - place.begin);
     for (int block = 0; block < kBlocks; ++block) {

@@ -24,7 +24,7 @@ struct Inputs {
     p.colors = in<float>(colors);
     p.backgrounds = backgrounds ? in<float>(*backgrounds) : nullptr;
     p.lists = {in<int64_t>(tile_offsets), in<int32_t>(entries), in<int16_t>(masks), in<int64_t>(splat_offsets),
-               in<int32_t>(slots)};
+               in<int32_t>(slots), entries.size(0)};
     STD_TORCH_CHECK(tile_offsets.size(0) == C * p.grid.tiles() + 1, "tile_offsets must have shape [C * tiles + 1] = [",
                     C * p.grid.tiles() + 1, "], got ", shape_of(tile_offsets), "; were the lists made for this size?");
     return p;

@@ -77,11 +77,7 @@ SPLAT_HD SplatGradient splat_vjp(const Splat2D& s, const SplatMoments& m, float 
   return r;
 }
 
-// u, v and log2(alpha) of a splat at pixel (px, py), all relative to an origin near both (the tile's corner).
-template <class V>
-struct Falloff {
-  V u, v, log2_alpha;
-};
+// A splat with u and v relative to an origin near both it and the pixels (the tile's corner).
 struct LocalSplat {
   float ux, uy, u0, vy, v0, bias;
 };
@@ -90,31 +86,36 @@ SPLAT_HD LocalSplat localize(const Splat2D& s, float origin_x, float origin_y) {
   return {s.ux, s.uy, -(s.ux * x + s.uy * y), s.vy, -s.vy * y, s.bias};
 }
 template <class V>
-SPLAT_HD Falloff<V> falloff(const LocalSplat& s, V px, V py) {
-  const V u = V(s.ux) * px + (V(s.uy) * py + V(s.u0));
-  const V v = V(s.vy) * py + V(s.v0);
-  return {u, v, (V(s.bias) - v * v) - u * u};
+SPLAT_HD V splat_u(const LocalSplat& s, V px, V py) {
+  return V(s.ux) * px + (V(s.uy) * py + V(s.u0));
+}
+template <class V>
+SPLAT_HD V splat_v(const LocalSplat& s, V py) {
+  return V(s.vy) * py + V(s.v0);
+}
+template <class V>
+SPLAT_HD V log2_alpha(const LocalSplat& s, V px, V py) {
+  const V u = splat_u(s, px, py), v = splat_v(s, py);
+  return (V(s.bias) - v * v) - u * u;
 }
 
 // ---- alpha: front-to-back compositing with transmittance (3DGS, eq. 3) ------------------------------------------------
-// T > 0 while the pixel is open; a stopped pixel keeps -T, so that no separate flag is carried.
+// T > 0 while the pixel is open; a stopped pixel keeps -T, so that no separate flag is carried. raw = the Gaussian's alpha
+// before the clamp, 0 where it is under the cutoff (which changes nothing).
 template <class V>
-SPLAT_HD V alpha_step(V log2_alpha, V cutoff, V& T) {
-  const V alpha = minimum(exp2_fast(log2_alpha), V(kAlphaMax));
-  const V next = T - T * alpha;
-  const auto drawn = log2_alpha >= cutoff;
+SPLAT_HD V alpha_step(V raw, V& T) {
+  const V weight = T * minimum(raw, V(kAlphaMax)), next = T - weight;
   const auto open = next > V(kTransmittanceMin);
-  const V weight = keep(drawn & open, T * alpha);
-  T = select(drawn, select(open, next, negative_absolute(T)), T);
-  return weight;
+  T = select(open, next, negative_absolute(T));
+  return keep(open, weight);
 }
 
-// Back to front. In: T behind the splat, vc = colour . dL/dcolour, behind = what lies behind, weighted
-// (sum of vc_j w_j over later splats + dL/dT_final T_final). Out: T before the splat, weight, g = dL/d(ln alpha).
-template <class V, class M>
-SPLAT_HD V alpha_step_vjp(V log2_alpha, M drawn, V vc, V& T, V& behind, V& weight) {
-  const V raw = exp2_fast(log2_alpha);
-  const V alpha = keep(drawn, minimum(raw, V(kAlphaMax)));
+// Back to front. In: raw, 0 where the forward pass did not draw the splat; T behind the splat, vc = colour . dL/dcolour,
+// behind = what lies behind, weighted (sum of vc_j w_j over later splats + dL/dT_final T_final).
+// Out: T before the splat, weight, g = dL/d(ln raw).
+template <class V>
+SPLAT_HD V alpha_step_vjp(V raw, V vc, V& T, V& behind, V& weight) {
+  const V alpha = minimum(raw, V(kAlphaMax));
   const V inverse = V(1.0f) / (V(1.0f) - alpha);
   T = T * inverse;
   weight = alpha * T;
@@ -127,11 +128,11 @@ SPLAT_HD V alpha_step_vjp(V log2_alpha, M drawn, V vc, V& T, V& behind, V& weigh
 // A weight is the plain Gaussian, not clamped; topk divides by the sum of the K largest plus kTopKEpsilon.
 constexpr float kTopKEpsilon = 1e-4f;  // Image-GS, tiled kernel
 
-// dL/d(ln w) of a splat: sum has base = dL/dalpha, scale = 1; topk has scale = 1 / (W + eps) and
+// dL/d(ln w) of a splat, with weight = w scale: sum has scale = 1, base = dL/dalpha; topk has scale = 1 / (W + eps) and
 // base = dL/dalpha eps scale - C . dL/dC (quotient rule).
 template <class V>
-SPLAT_HD V order_free_vjp(V weight, V vc, V base, V scale) {
-  return weight * scale * (vc + base);
+SPLAT_HD V order_free_vjp(V weight, V vc, V base) {
+  return weight * (vc + base);
 }
 
 }  // namespace splat

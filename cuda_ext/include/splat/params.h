@@ -32,6 +32,7 @@ struct TileListArrays {
   const int16_t* masks;          // [M] the 4x4 blocks of the tile that the splat touches
   const int64_t* splat_offsets;  // [S + 1]
   const int32_t* slots;          // [M] position of the entry when entries are grouped by splat
+  int64_t count;                 // M
 };
 
 struct RasterizeParams {
