@@ -28,7 +28,8 @@ void reserve(TouchPiece& piece, int64_t more) {
 
 // Inclusive intervals of blocks in kLanes bands from `band`; an empty one has first > last.
 struct Intervals {
-  int32_t first[kLanes], last[kLanes];
+  alignas(64) int32_t first[kLanes];
+  alignas(64) int32_t last[kLanes];
 };
 
 struct Ellipse {
@@ -55,14 +56,15 @@ SPLAT_HD void intervals(const Ellipse& e, int32_t band, int32_t blocks_x, int32_
   // Block k covers the pixel centres 4k + 0.5 .. 4k + 3.5.
   const Lanes first = maximum(minimum((left - Lanes(3.5f)) * Lanes(0.25f), Lanes(float(blocks_x))), Lanes(-1.0f));
   const Lanes last = maximum(minimum((right - Lanes(0.5f)) * Lanes(0.25f), Lanes(float(blocks_x - 1))), Lanes(-1.0f));
-  const Mask inside = y0 < y1;
-  for (int i = 0; i < kLanes; ++i) {
-    const bool drawn = (inside.v[i] != 0) & (band + i < bands);
-    const int32_t a = int32_t(first.v[i] + 2.0f) - 2;  // floor, for values >= -1
-    out.first[i] = float(a) < first.v[i] ? a + 1 : a;  // ceil
-    out.last[i] = drawn ? int32_t(last.v[i] + 2.0f) - 2 : -1;
-    out.first[i] = out.first[i] < 0 ? 0 : out.first[i];
-  }
+  // To whole blocks: ceil(first), at least 0, and floor(last); both are >= -1, so truncation of x + 2 is floor.
+  const auto floor_of = [](Lanes x) { return __builtin_convertvector(x.v + 2.0f, IntVector) - 2; };
+  IntVector a = floor_of(first), index;
+  a -= __builtin_convertvector(a, FloatVector) < first.v;
+  for (int i = 0; i < kLanes; ++i) index[i] = i;
+  const Mask drawn = (y0 < y1) & Mask{index + band < bands};
+  const IntVector none = IntVector{} - 1;
+  store_int(out.first, a < 0 ? IntVector{} : a);
+  store_int(out.last, select_int(drawn, floor_of(last), none));
 }
 
 SPLAT_HD int32_t clamp4(int32_t x) { return x < 0 ? 0 : (x > 4 ? 4 : x); }
