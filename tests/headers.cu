@@ -37,9 +37,11 @@ template __global__ void formulae<double>(const double*, double*, int);
 __global__ void blending(const float* in, float* out) {
   using namespace splat;
   const Splat2D s = make_splat(in[0], in[1], in[2], in[3], in[4], in[5], -8.0f);
-  const Falloff<float> f = falloff(localize(s, 16.0f, 32.0f), 0.5f, 1.5f);
-  float T = 1.0f, behind = in[6], weight = alpha_step(f.log2_alpha, -8.0f, T);
-  const float g = alpha_step_vjp(f.log2_alpha, f.log2_alpha >= -8.0f, in[7], T, behind, weight);
-  const SplatGradient v = splat_vjp(s, {g, g * f.u, g * f.v, g * f.u * f.u, g * f.u * f.v, g * f.v * f.v}, in[5]);
-  out[0] = v.a + v.x + order_free_vjp(weight, in[7], behind, T);
+  const LocalSplat local = localize(s, 16.0f, 32.0f);
+  const float e = log2_alpha(local, 0.5f, 1.5f), raw = keep(e >= -8.0f, exp2_fast(e));
+  float T = 1.0f, behind = in[6], weight = alpha_step(raw, T);
+  const float g = alpha_step_vjp(raw, in[7], T, behind, weight);
+  const float u = splat_u(local, 0.5f, 1.5f), v = splat_v(local, 1.5f);
+  const SplatGradient r = splat_vjp(s, {g, g * u, g * v, g * u * u, g * u * v, g * v * v}, in[5]);
+  out[0] = r.a + r.x + order_free_vjp(weight, in[7], behind);
 }
