@@ -17,6 +17,7 @@ SPLAT_KERNEL(l1_ssim_backward, const SsimParams&, float, float, float*)
 SPLAT_KERNEL(adam, const AdamParams&)
 SPLAT_KERNEL(rasterize_forward, const RasterizeParams&)
 SPLAT_KERNEL(rasterize_backward, const RasterizeParams&, const RasterizeGrads&)
+SPLAT_KERNEL(rasterize_l2, const RasterizeParams&, const RasterizeGrads&, const L2Params&)
 
 #define SPLAT_STRING_(x) #x
 #define SPLAT_STRING(x) SPLAT_STRING_(x)
@@ -42,6 +43,7 @@ const Kernels table = {
     .adam = adam,
     .rasterize_forward = rasterize_forward,
     .rasterize_backward = rasterize_backward,
+    .rasterize_l2 = rasterize_l2,
 };
 
 }  // namespace splat::cpu::SPLAT_ISA

@@ -27,6 +27,7 @@ struct Kernels {
   void (*adam)(const AdamParams&);
   void (*rasterize_forward)(const RasterizeParams&);
   void (*rasterize_backward)(const RasterizeParams&, const RasterizeGrads&);
+  void (*rasterize_l2)(const RasterizeParams&, const RasterizeGrads&, const L2Params&);
 };
 
 // The best table that this machine can run; SPLAT_CPU_ISA=base|v3|v4 in the environment asks for a lesser one.

@@ -1,180 +1,10 @@
-// Tile lists -> image. Entries are taken 64 at a time; within a piece each 4x4 block runs through the entries that touch
-// it with its pixels' state in registers.
-#include <cstring>
-
-#include "tile.h"
+// Tile lists -> image.
+#include "tile_forward.h"
 
 SPLAT_KERNEL(rasterize_forward, const RasterizeParams&)
 
 namespace splat::cpu::SPLAT_ISA {
 namespace {
-
-// State of a tile between pieces. `color` is [channels][kPixels].
-struct TileState {
-  alignas(64) float value[kPixels];  // alpha: transmittance; sum and topk: sum of weights
-  alignas(64) int32_t last[kPixels];
-  float* color;
-  float* top_weights;    // topk: [K][kPixels], largest first
-  int32_t* top_entries;  // topk: [K][kPixels]
-};
-
-struct AlphaState {
-  Lanes T;
-  IntVector last;
-  SPLAT_HD AlphaState(const TileState& t, int p) : T(load(t.value + p)), last(load_int(t.last + p)) {}
-  SPLAT_HD void save(TileState& t, int p) const {
-    store(t.value + p, T);
-    store_int(t.last + p, last);
-  }
-  SPLAT_HD Lanes step(Lanes raw, int32_t entry) {
-    const Lanes weight = alpha_step(raw, T);
-    last = select_int(weight > Lanes(0.0f), entry - IntVector{}, last);
-    return weight;
-  }
-  SPLAT_HD bool open() const { return any(T > Lanes(0.0f)); }
-};
-
-struct SumState {
-  Lanes total;
-  SPLAT_HD SumState(const TileState& t, int p) : total(load(t.value + p)) {}
-  SPLAT_HD void save(TileState& t, int p) const { store(t.value + p, total); }
-  SPLAT_HD Lanes step(Lanes raw, int32_t) {
-    total += raw;
-    return raw;
-  }
-  SPLAT_HD bool open() const { return true; }
-};
-
-template <class State, int kFixed>
-SPLAT_HD bool blend_block(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff,
-                          int channels, TileState& tile) {
-  Lanes weights[kPiece * kParts];
-  block_weights(piece, bits, block, cutoff, weights);
-  bool open = false;
-  for (int part = 0; part < kParts; ++part) {
-    const int p = 16 * block + kLanes * part;
-    State state(tile, p);
-    Lanes color[kFixed ? kFixed : 1];
-    for (int d = 0; d < kFixed; ++d) color[d] = load(tile.color + d * kPixels + p);
-    const Lanes* raw = weights + part;
-    for (uint64_t left = bits; left != 0; left &= left - 1, raw += kParts) {
-      const int k = __builtin_ctzll(left);
-      const Lanes weight = state.step(*raw, first + k);
-      if constexpr (kFixed > 0) {
-        for (int d = 0; d < kFixed; ++d) color[d] += weight * Lanes(piece.entries[k].color()[d]);
-      } else {
-        for (int d = 0; d < channels; ++d) {
-          float* c = tile.color + d * kPixels + p;
-          store(c, load(c) + weight * Lanes(piece.entries[k].color()[d]));
-        }
-      }
-    }
-    for (int d = 0; d < kFixed; ++d) store(tile.color + d * kPixels + p, color[d]);
-    state.save(tile, p);
-    open |= state.open();
-  }
-  return open;
-}
-
-// Keeps the K largest weights of each pixel, largest first; of equal weights the earlier entry.
-SPLAT_HD void insert_top(Lanes weight, int32_t entry, int K, float* weights, int32_t* entries) {
-  if (!any(weight > load(weights + (K - 1) * kPixels))) return;
-  IntVector index = entry - IntVector{};
-  for (int k = 0; k < K; ++k) {
-    const Lanes w = load(weights + k * kPixels);
-    const IntVector e = load_int(entries + k * kPixels);
-    const Mask larger = weight > w;
-    store(weights + k * kPixels, select(larger, weight, w));
-    store_int(entries + k * kPixels, select_int(larger, index, e));
-    weight = select(larger, w, weight);
-    index = select_int(larger, e, index);
-  }
-}
-
-template <int kFixed>
-SPLAT_HD void select_top(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff, int K,
-                         TileState& tile) {
-  Lanes weights[kPiece * kParts];
-  block_weights(piece, bits, block, cutoff, weights);
-  const Lanes* weight = weights;
-  for (; bits != 0; bits &= bits - 1)
-    for (int part = 0; part < kParts; ++part) {
-      const int p = 16 * block + kLanes * part;
-      insert_top(*weight++, first + __builtin_ctzll(bits), K, tile.top_weights + p, tile.top_entries + p);
-    }
-}
-
-// Colours of the selected splats (topk only): once per pixel, so plain scalar code.
-SPLAT_HD void blend_top(const RasterizeParams& p, const TilePlace& place, TileState& tile) {
-  for (int pixel = 0; pixel < kPixels; ++pixel) {
-    float total = 0.0f;
-    for (int k = 0; k < p.topk; ++k) {
-      const float w = tile.top_weights[k * kPixels + pixel];
-      if (w <= 0.0f) break;
-      total += w;
-      const float* c = p.colors + int64_t(p.lists.entries[place.begin + tile.top_entries[k * kPixels + pixel]]) * p.channels;
-      for (int d = 0; d < p.channels; ++d) tile.color[d * kPixels + pixel] += w * c[d];
-    }
-    tile.value[pixel] = total;
-  }
-}
-
-template <Blend kBlend, int kFixed>
-void write_tile(const RasterizeParams& p, const TilePlace& place, const TileState& tile) {
-  const int channels = kFixed ? kFixed : p.channels;
-  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * channels : nullptr;
-  const int64_t plane = int64_t(p.grid.width) * p.grid.height;
-  for_pixels(p, place, [&](int in, int64_t to) __attribute__((always_inline)) {
-    float scale = 1.0f, behind = 1.0f, alpha = tile.value[in];
-    if constexpr (kBlend == Blend::kAlpha) {
-      behind = __builtin_fabsf(tile.value[in]);
-      alpha = 1.0f - behind;
-      p.norm[to] = behind;
-      p.last[to] = tile.last[in];
-    } else if constexpr (kBlend == Blend::kTopK) {
-      scale = 1.0f / (tile.value[in] + kTopKEpsilon);
-      behind = kTopKEpsilon * scale;
-      alpha = tile.value[in] * scale;
-      const int smallest = (p.topk - 1) * kPixels + in;
-      const int64_t norm = to + place.camera * plane;  // [C, 2, H, W] against [C, H, W]
-      p.norm[norm] = tile.top_weights[smallest];
-      p.norm[norm + plane] = scale;
-      p.last[to] = tile.top_entries[smallest];
-    }
-    p.alphas[to] = alpha;
-    float* pixel = p.image + to * channels;
-    for (int d = 0; d < channels; ++d) pixel[d] = tile.color[d * kPixels + in] * scale;
-    if (background)
-      for (int d = 0; d < channels; ++d) pixel[d] += behind * background[d];
-  });
-}
-
-template <Blend kBlend, int kFixed>
-void blend_tile(const RasterizeParams& p, const Splat2D* splats, const TilePlace& place, TileState& tile) {
-  const Lanes cutoff(log2_fast(p.cutoff));
-  Piece<kFixed> piece;
-  uint64_t bits[kBlocks];
-  uint32_t open = 0xffff;  // blocks with a pixel that still takes splats
-  for (int64_t first = place.begin; first < place.end && open != 0; first += kPiece) {
-    const int count = int(place.end - first < kPiece ? place.end - first : kPiece);
-    piece.gather(p, splats, place, first, count);
-    const int64_t ahead = first + count;  // entries of consecutive tiles are adjacent
-    prefetch_entries(p, splats, ahead, ahead + kPiece < p.lists.count ? ahead + kPiece : p.lists.count);
-    entries_by_block(p.lists.masks + first, count, bits);
-    const int32_t in_tile = int32_t(first - place.begin);
-    for (int block = 0; block < kBlocks; ++block) {
-      if (bits[block] == 0 || !(open >> block & 1)) continue;
-      bool still = true;
-      if constexpr (kBlend == Blend::kTopK)
-        select_top(piece, bits[block], block, in_tile, cutoff, p.topk, tile);
-      else if constexpr (kBlend == Blend::kAlpha)
-        still = blend_block<AlphaState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
-      else
-        blend_block<SumState>(piece, bits[block], block, in_tile, cutoff, p.channels, tile);
-      if (!still) open &= ~(1u << block);
-    }
-  }
-}
 
 template <Blend kBlend, int kFixed>
 void forward(const RasterizeParams& p) {
@@ -183,21 +13,14 @@ void forward(const RasterizeParams& p) {
   parallel_for(p.cameras * p.grid.tiles(), kTilesAtOnce, [&](int64_t b, int64_t e) {
     Scratch<float> color(int64_t(p.channels) * kPixels), top_weights(int64_t(K) * kPixels);
     Scratch<int32_t> top_entries(int64_t(K) * kPixels);
-    TileState tile;
+    ForwardState tile;
     tile.color = color;
     tile.top_weights = top_weights;
     tile.top_entries = top_entries;
     for (int64_t i = b; i < e; ++i) {
       const TilePlace place = tile_place(p, i);
-      std::memset(tile.color, 0, sizeof(float) * p.channels * kPixels);
-      std::memset(tile.top_weights, 0, sizeof(float) * K * kPixels);
-      for (int pixel = 0; pixel < K * kPixels; ++pixel) tile.top_entries[pixel] = INT32_MAX;
-      for (int pixel = 0; pixel < kPixels; ++pixel) {
-        tile.value[pixel] = kBlend == Blend::kAlpha ? 1.0f : 0.0f;
-        tile.last[pixel] = -1;
-      }
+      clear_tile<kBlend>(p, tile);
       blend_tile<kBlend, kFixed>(p, splats.data, place, tile);
-      if constexpr (kBlend == Blend::kTopK) blend_top(p, place, tile);
       write_tile<kBlend, kFixed>(p, place, tile);
     }
   });

@@ -34,18 +34,25 @@ struct Scratch {
   operator T*() const { return data; }
 };
 
-// Coordinates of a register's pixels within the tile.
+// Coordinates of the tile's pixels within the tile, in their order.
+struct CentreTable {
+  alignas(64) float x[kPixels], y[kPixels];
+  constexpr CentreTable() : x(), y() {
+    for (int i = 0; i < kPixels; ++i) {
+      x[i] = float(4 * (i >> 4 & 3) + (i & 3)) + 0.5f;
+      y[i] = float(4 * (i >> 6) + (i >> 2 & 3)) + 0.5f;
+    }
+  }
+};
+constexpr CentreTable kCentres;
+
+// Those of a register's pixels.
 struct PixelCentres {
   Lanes x, y;
 };
 SPLAT_HD PixelCentres pixel_centres(int block, int part) {
-  PixelCentres c;
-  for (int i = 0; i < kLanes; ++i) {
-    const int in_block = part * kLanes + i;
-    c.x.v[i] = float(4 * (block & 3) + (in_block & 3)) + 0.5f;
-    c.y.v[i] = float(4 * (block >> 2) + (in_block >> 2)) + 0.5f;
-  }
-  return c;
+  const int at = 16 * block + kLanes * part;
+  return {load(kCentres.x + at), load(kCentres.y + at)};
 }
 
 // Where a tile lies: its camera, its corner, its entries.
@@ -161,20 +168,23 @@ SPLAT_HD void entries_by_block(const int16_t* masks, int count, uint64_t* bits) 
   }
 }
 
-// The weights of a piece's entries in `bits` at a block's pixels (kParts registers an entry), in order; 0 under the cutoff.
-// They do not depend on each other, so this loop runs at full speed, and what follows carries the pixels' state from
-// entry to entry. In one loop, the chain from the exponent to the result is longer than what a processor keeps in flight
-// (measured on the backward pass: a quarter slower).
+// The weight of a splat at a register's pixels; 0 under the cutoff.
+SPLAT_HD Lanes splat_weight(const LocalSplat& s, const PixelCentres& centre, Lanes cutoff) {
+  const Lanes e = log2_alpha(s, centre.x, centre.y);
+  return keep(e >= cutoff, exp2_fast(e));
+}
+
+// The weights of a piece's entries in `bits` at a block's pixels (kParts registers an entry), in order. They do not depend
+// on each other, so this loop runs at full speed, and what follows carries the pixels' state from entry to entry. In one
+// loop, the chain from the exponent to the result is longer than what a processor keeps in flight (measured on the
+// backward pass of alpha: a quarter slower).
 template <int kFixed>
 SPLAT_HD void block_weights(const Piece<kFixed>& piece, uint64_t bits, int block, Lanes cutoff, Lanes* out) {
   PixelCentres centres[kParts];
   for (int part = 0; part < kParts; ++part) centres[part] = pixel_centres(block, part);
   for (; bits != 0; bits &= bits - 1) {
     const LocalSplat& s = piece.entries[__builtin_ctzll(bits)].splat;
-    for (const PixelCentres& centre : centres) {
-      const Lanes e = log2_alpha(s, centre.x, centre.y);
-      *out++ = keep(e >= cutoff, exp2_fast(e));
-    }
+    for (const PixelCentres& centre : centres) *out++ = splat_weight(s, centre, cutoff);
   }
 }
 

@@ -1,4 +1,4 @@
-// rasterize: TileLists -> Image on the CPU, and its gradient.
+// rasterize: TileLists -> Image on the CPU, its gradient, and both at once for least squares.
 #include "checks.h"
 #include "kernels.h"
 
@@ -92,34 +92,65 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize(
   return {image, alphas, last, norm};
 }
 
+struct Gradients {
+  Tensor means2d, conics, opacities, colors, abs;
+
+  Gradients(const Inputs& i, bool absgrad)
+      : means2d(torch::stable::new_empty(i.means2d, {i.C, i.N, 2})),
+        conics(torch::stable::new_empty(i.means2d, {i.C, i.N, 3})),
+        opacities(torch::stable::new_empty(i.means2d, {i.C, i.N})),
+        colors(torch::stable::new_empty(i.means2d, {i.C, i.N, i.D})),
+        abs(torch::stable::new_empty(i.means2d, {absgrad ? i.C : 0, i.N, 2})) {}
+
+  RasterizeGrads pointers(const float* v_image, const float* v_alphas, bool absgrad) {
+    return {v_image,           v_alphas,           out<float>(means2d), out<float>(conics),
+            out<float>(opacities), out<float>(colors), absgrad ? out<float>(abs) : nullptr};
+  }
+};
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks,
     const Tensor& splat_offsets, const Tensor& slots, int64_t width, int64_t height, int64_t blend, int64_t topk,
-    double cutoff, const Tensor& image_in, const Tensor& last_in, const Tensor& norm_in, const Tensor& v_image_in,
-    const Tensor& v_alphas_in, bool absgrad) {
+    double cutoff, const Tensor& image_in, const Tensor& last_in, const Tensor& norm_in, const OptTensor& v_image_in,
+    const OptTensor& v_alphas_in, bool absgrad) {
   const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, backgrounds, tile_offsets, entries, masks,
                                       splat_offsets, slots, blend, topk);
   RasterizeParams p = inputs.params(width, height, blend, topk, cutoff);
-  const int64_t C = inputs.C, N = inputs.N;
-  check_shape(v_image_in, "v_image", {C, height, width, inputs.D}, "[C, H, W, D]");
-  check_shape(v_alphas_in, "v_alphas", {C, height, width}, "[C, H, W]");
+  const int64_t C = inputs.C;
+  if (v_image_in) check_shape(*v_image_in, "v_image", {C, height, width, inputs.D}, "[C, H, W, D]");
+  if (v_alphas_in) check_shape(*v_alphas_in, "v_alphas", {C, height, width}, "[C, H, W]");
   const Tensor image = dense(image_in), last = dense(last_in), norm = dense(norm_in);
-  const Tensor v_image = dense(v_image_in), v_alphas = dense(v_alphas_in);
+  const OptTensor v_image = v_image_in ? OptTensor(dense(*v_image_in)) : std::nullopt;
+  const OptTensor v_alphas = v_alphas_in ? OptTensor(dense(*v_alphas_in)) : std::nullopt;
   // The backward pass only reads these; the struct is shared with the forward pass, which writes them.
   p.image = const_cast<float*>(in<float>(image));
   p.last = const_cast<int32_t*>(in<int32_t>(last));
   p.norm = const_cast<float*>(in<float>(norm));
-  Tensor v_means2d = torch::stable::new_empty(inputs.means2d, {C, N, 2});
-  Tensor v_conics = torch::stable::new_empty(inputs.means2d, {C, N, 3});
-  Tensor v_opacities = torch::stable::new_empty(inputs.means2d, {C, N});
-  Tensor v_colors = torch::stable::new_empty(inputs.means2d, {C, N, inputs.D});
-  Tensor v_abs = torch::stable::new_empty(inputs.means2d, {absgrad ? C : 0, N, 2});
-  const RasterizeGrads g{in<float>(v_image),   in<float>(v_alphas),     out<float>(v_means2d),
-                         out<float>(v_conics), out<float>(v_opacities), out<float>(v_colors),
-                         absgrad ? out<float>(v_abs) : nullptr};
-  cpu::kernels().rasterize_backward(p, g);
-  return {v_means2d, v_conics, v_opacities, v_colors, v_abs};
+  Gradients v(inputs, absgrad);
+  cpu::kernels().rasterize_backward(p, v.pointers(v_image ? in<float>(*v_image) : nullptr,
+                                                  v_alphas ? in<float>(*v_alphas) : nullptr, absgrad));
+  return {v.means2d, v.conics, v.opacities, v.colors, v.abs};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
+    const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
+    const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks, const Tensor& splat_offsets,
+    const Tensor& slots, int64_t width, int64_t height, double cutoff, const Tensor& target_in) {
+  const auto sum = static_cast<int64_t>(Blend::kSum);
+  const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, std::nullopt, tile_offsets, entries, masks,
+                                      splat_offsets, slots, sum, 1);
+  const RasterizeParams p = inputs.params(width, height, sum, 1, cutoff);
+  const int64_t tiles = inputs.C * p.grid.tiles();
+  check_shape(target_in, "target_tiles", {tiles, inputs.D, kTile * kTile}, "[C * tiles, D, 256]");
+  check_float32(target_in, "target_tiles");
+  const Tensor target = dense(target_in);
+  Tensor residual = torch::stable::new_empty(target, {tiles, inputs.D, kTile * kTile});
+  Tensor squared_errors = torch::stable::new_empty(target, {tiles, 2}, ScalarType::Double);
+  Gradients v(inputs, false);
+  cpu::kernels().rasterize_l2(p, v.pointers(nullptr, nullptr, false),
+                              {in<float>(target), out<float>(residual), out<double>(squared_errors)});
+  return {residual, squared_errors, v.means2d, v.conics, v.opacities, v.colors};
 }
 
 }  // namespace
@@ -128,4 +159,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
 STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
   m.impl("rasterize", TORCH_BOX(&splat::rasterize));
   m.impl("rasterize_backward", TORCH_BOX(&splat::rasterize_backward));
+  m.impl("rasterize_l2", TORCH_BOX(&splat::rasterize_l2));
 }

@@ -51,8 +51,16 @@ STABLE_TORCH_LIBRARY(splat, m) {
   m.def(
       "rasterize_backward(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? backgrounds, "
       "Tensor tile_offsets, Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, "
-      "int blend, int topk, float cutoff, Tensor image, Tensor last, Tensor norm, Tensor v_image, "
-      "Tensor v_alphas, bool absgrad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "int blend, int topk, float cutoff, Tensor image, Tensor last, Tensor norm, Tensor? v_image, "
+      "Tensor? v_alphas, bool absgrad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // Blend sum and L = |image - target|^2 / 2 in one pass. target_tiles [C*tiles,D,256]: in the tiles' pixel order
+  // -> residual_tiles [C*tiles,D,256] = target - image, squared_errors float64 [C*tiles,2] (of the image; of
+  //    the image clamped to 0..1), v_means2d, v_conics, v_opacities, v_colors
+  m.def(
+      "rasterize_l2(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor tile_offsets, "
+      "Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, float cutoff, "
+      "Tensor target_tiles) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // Loss. image, target [B,H,W,D] -> [2] = (mean |image - target|, mean SSIM); valid: crop the border of 5 pixels.
   m.def("l1_ssim(Tensor image, Tensor target, bool valid) -> Tensor");

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -109,3 +110,18 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Number of threads that the CPU kernels use."""
     return int(torch.ops.splat.get_num_threads()) if available else torch.get_num_threads()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """For a loop of our kernels with small torch operations between them: torch runs those on the calling thread.
+
+    A thread of torch's OpenMP team keeps its core busy for some milliseconds after each operation, waiting for the next
+    one, and our kernels wait for that core (measured on two cores: the loop of an image fit takes twice as long).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -90,14 +90,14 @@ def rasterize(
 
 
 def _gradients(
-    inputs: tuple[Any, ...], outputs: tuple[Any, ...], v_image: Tensor, v_alphas: Tensor, absgrad: bool
+    inputs: tuple[Any, ...], outputs: tuple[Any, ...], v_image: Tensor | None, v_alphas: Tensor | None, absgrad: bool
 ) -> tuple[list[Tensor | None], Tensor]:
     """Gradients of the five differentiable inputs, and the absolute gradient of means2d."""
     image, alphas, last, norm = outputs
     v: list[Tensor]
     *v, v_abs = torch.ops.splat.rasterize_backward(*inputs, image, last, norm, v_image, v_alphas, absgrad)
     backgrounds, blend = inputs[4], inputs[12]
-    if backgrounds is None:
+    if backgrounds is None or v_image is None:
         return [*v, None], v_abs
     if BLENDS[blend] == "sum":
         behind = torch.ones_like(alphas)
@@ -115,12 +115,13 @@ class _RasterizeAbsgrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         image, alphas, last, norm = torch.ops.splat.rasterize(*inputs)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:10], image, alphas, last, norm)
         ctx.how = inputs[10:]
         return image, alphas
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         v, v_abs = _gradients((*saved[:10], *ctx.how), saved[10:], grads[0], grads[1], True)
         saved[0].absgrad = v_abs
@@ -170,11 +171,12 @@ def _(means2d: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor, *rest:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(output[2], output[3])
+    ctx.set_materialize_grads(False)  # a picture of zeros for an output that is not used would cost as much as a pass
     ctx.save_for_backward(*inputs[:10], *output)
     ctx.how = inputs[10:]
 
 
-def _backward(ctx: Any, v_image: Tensor, v_alphas: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, v_image: Tensor | None, v_alphas: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     v, _ = _gradients((*saved[:10], *ctx.how), saved[10:], v_image, v_alphas, False)
     return (*v, *[None] * 10)

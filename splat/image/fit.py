@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from splat.core.binning import bin_splats
+from splat.core.ops import one_torch_thread
 from splat.core.project_image import project_image
-from splat.core.rasterize import rasterize
+from splat.core.rasterize_l2 import L2Step, from_tiles, rasterize_l2, to_tiles
 from splat.image.grow import births, removal_cost
 from splat.image.init import Structure, initial_shapes, structure_tensor
 from splat.image.model import ImageGaussians
 from splat.image.optimizer import LearningRates, ShapeOptimizer
 from splat.image.picture import Picture, read_picture
-from splat.image.solve import SUM, ColorSystem, solve_colors
+from splat.image.solve import ColorSystem, solve_colors
 
 Preset = Literal["draft", "fast", "best"]
 STEPS: dict[Preset, int] = {"draft": 200, "fast": 600, "best": 3000}
@@ -88,9 +89,13 @@ def auto_count(structure: Structure) -> int:
     return max(1, round(structure.gradient.numel() / PIXELS_PER_GAUSSIAN * min(4.0, max(0.1, detail))))
 
 
+def psnr_of_error(mean_squared_error: float) -> float:
+    """In dB, at most 100."""
+    return -10 * math.log10(max(mean_squared_error, 1e-10))
+
+
 def _psnr(render: Tensor, target: Tensor) -> float:
-    error = float((render.clamp(0, 1) - target).square().mean())
-    return -10 * math.log10(max(error, 1e-10))
+    return psnr_of_error(float((render.clamp(0, 1) - target).square().mean()))
 
 
 @dataclass
@@ -129,6 +134,7 @@ class Fit:
     def __init__(self, target: Tensor, channels: str, config: FitConfig) -> None:
         self.began = time.perf_counter()
         self.target = target
+        self.target_tiles = to_tiles(target)
         self.height, self.width, _ = target.shape
         self.channels = channels
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -151,31 +157,29 @@ class Fit:
         began = time.perf_counter()
         p = self.optimizer.params
         system = ColorSystem(p["means"], p["log_scales"], p["angles"], self.width, self.height)
-        self.optimizer.set_colors(solve_colors(system, self.target, p["colors"], iterations))
-        self.psnr = _psnr(system.render(self.optimizer.params["colors"]), self.target)
+        self.optimizer.set_colors(solve_colors(system, self.target_tiles, p["colors"], iterations))
+        error = system.step(self.optimizer.params["colors"], self.target_tiles).clamped_error
+        self.psnr = psnr_of_error(error / self.target.numel())
         self.seconds["solve"] += time.perf_counter() - began
 
     def advance(self, done: float) -> None:
         """One step at the point `done` (0..1) of the schedule."""
         began = time.perf_counter()
-        leaves = {name: p.detach().requires_grad_(True) for name, p in self.optimizer.params.items()}
-        splats = project_image(
-            leaves["means"], leaves["log_scales"], leaves["angles"], width=self.width, height=self.height
-        )
+        p = self.optimizer.params
+        shapes = [p[name].detach().requires_grad_(True) for name in ("means", "log_scales", "angles")]
+        splats = project_image(*shapes, width=self.width, height=self.height)
         tiles = bin_splats(splats, width=self.width, height=self.height, depth_order=False)
-        image, _ = rasterize(splats, leaves["colors"][None], tiles, options=SUM)
-        render = image.detach()[0]
-        residual = self.target - render
-        # The gradient of |I - target|^2 / 2. Not of the clamped picture: the colour solve minimises the same thing.
-        grads = dict(zip(leaves, torch.autograd.grad(image, list(leaves.values()), -residual[None]), strict=True))
-        if self.step % 25 == 0:
-            self.psnr = _psnr(render, self.target)
+        # Not of the clamped picture: the colour solve minimises the same thing.
+        step = rasterize_l2(splats, p["colors"][None], tiles, self.target_tiles)
+        front = torch.autograd.grad((splats.means2d, splats.conics), shapes, (step.v_means2d, step.v_conics))
+        grads = dict(zip(p, (*front, step.v_colors[0]), strict=True))
+        self.psnr = psnr_of_error(step.clamped_error / self.target.numel())
         self.optimizer.step(grads, self.schedule.rate(done))
-        self._restructure(done, residual, -grads["colors"])
+        self._restructure(done, step)
         self.step += 1
         self.seconds["fit"] += time.perf_counter() - began
 
-    def _restructure(self, done: float, residual: Tensor, correlation: Tensor) -> None:
+    def _restructure(self, done: float, step: L2Step) -> None:
         """Growth and exchange, when they are due."""
         optimizer, wanted = self.optimizer, self.schedule.count(done, self.total)
         due = self.schedule.exchange_stage(done) > self.exchanged
@@ -183,11 +187,12 @@ class Fit:
             return
         if due:
             self.exchanged += 1
-            cost = removal_cost(optimizer.params["log_scales"], optimizer.params["colors"], correlation)
+            cost = removal_cost(optimizer.params["log_scales"], optimizer.params["colors"], -step.v_colors[0])
             moved = int(self.schedule.exchange * len(optimizer))
             if moved:
                 optimizer.keep(cost.argsort()[moved:].sort().values)
         sigma = max(0.6, 0.35 * self.typical)
+        residual = from_tiles(step.residual, self.width, self.height)
         shapes, colors = births(residual, wanted - len(optimizer), sigma, self.structure, self.generator)
         optimizer.append(
             {"means": shapes.means, "log_scales": shapes.log_scales, "angles": shapes.angles, "colors": colors}
@@ -257,6 +262,11 @@ def fit_image(
         PictureError: the picture cannot be read or fitted.
     """
     picture = image if isinstance(image, Picture) else read_picture(image)
+    with one_torch_thread():
+        return _fit(picture, config, callback)
+
+
+def _fit(picture: Picture, config: FitConfig, callback: Callable[[FitProgress], None] | None) -> FitResult:
     interrupted = False
     fit = Fit(picture.pixels.float().contiguous(), picture.channels, config)
     run = _Run(STEPS[config.preset], config.time, callback)

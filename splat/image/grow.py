@@ -16,7 +16,7 @@ def removal_cost(log_scales: Tensor, colors: Tensor, correlation: Tensor) -> Ten
     |c|^2 |G|^2 + 2 c . <G, residual>, residual = target - render.
 
     Args:
-        correlation: [N, D], <G_n, residual> for each channel (A^T r of solve.ColorSystem).
+        correlation: [N, D], <G_n, residual> for each channel (-v_colors of rasterize_l2).
     """
     energy = math.pi * log_scales.sum(-1).exp()
     return (colors * colors).sum(-1) * energy + 2 * (colors * correlation).sum(-1)

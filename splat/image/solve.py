@@ -10,9 +10,7 @@ from torch import Tensor
 from splat.core.binning import TileLists, bin_splats
 from splat.core.project import Splats2D
 from splat.core.project_image import project_image
-from splat.core.rasterize import RasterizeOptions, rasterize
-
-SUM = RasterizeOptions(blend="sum")
+from splat.core.rasterize_l2 import L2Step, rasterize_l2
 
 
 class ColorSystem:
@@ -26,40 +24,31 @@ class ColorSystem:
             # Diagonal of A^T A: the integral of G^2 is pi s1 s2. The floor keeps Gaussians below a pixel tame.
             self.energy = (math.pi * log_scales.sum(-1).exp()).clamp_min(0.25)
 
-    def render(self, colors: Tensor) -> Tensor:
-        """A c: [N, D] -> [H, W, D]."""
-        return rasterize(self.splats, colors[None], self.tiles, options=SUM)[0][0]
-
-    def normal(self, colors: Tensor) -> Tensor:
-        """A^T A c."""
-        return self.gather(self.render(colors))
-
-    def gather(self, image: Tensor) -> Tensor:
-        """A^T r: [H, W, D] -> [N, D]."""
-        with torch.enable_grad():
-            probe = torch.zeros(len(self.energy), image.shape[-1], dtype=image.dtype, requires_grad=True)
-            (gradient,) = torch.autograd.grad(self.render(probe), probe, image)
-        return gradient
+    def step(self, colors: Tensor, target_tiles: Tensor) -> L2Step:
+        """Residual target - A c, and A^T (A c - target) as v_colors[0]. target_tiles: tiled, see rasterize_l2."""
+        return rasterize_l2(self.splats, colors[None], self.tiles, target_tiles)
 
 
-def solve_colors(system: ColorSystem, target: Tensor, start: Tensor, iterations: int, ridge: float = 1e-4) -> Tensor:
+def solve_colors(
+    system: ColorSystem, target_tiles: Tensor, start: Tensor, iterations: int, ridge: float = 1e-4
+) -> Tensor:
     """Minimises |A c - target|^2 + ridge * sum energy_n |c_n|^2 by conjugate gradients with the diagonal as
     preconditioner, from `start` [N, D]. All channels share A; each has its own step lengths.
 
     The ridge keeps pairs of Gaussians that nearly coincide from taking huge opposite colours.
     """
     weight = system.energy[:, None]
-    with torch.no_grad():
-        colors = start.clone()
-        residual = system.gather(target - system.render(colors)) - ridge * weight * colors
-        direction = z = residual / weight
-        rho = (residual * z).sum(0)
-        for _ in range(iterations):
-            product = system.normal(direction) + ridge * weight * direction
-            step = rho / (direction * product).sum(0).clamp_min(1e-30)
-            colors = colors + step * direction
-            residual = residual - step * product
-            z = residual / weight
-            rho, previous = (residual * z).sum(0), rho
-            direction = z + rho / previous.clamp_min(1e-30) * direction
+    nothing = torch.zeros_like(target_tiles)
+    colors = start.clone()
+    residual = -system.step(colors, target_tiles).v_colors[0] - ridge * weight * colors
+    direction = z = residual / weight
+    rho = (residual * z).sum(0)
+    for _ in range(iterations):
+        product = system.step(direction, nothing).v_colors[0] + ridge * weight * direction
+        step = rho / (direction * product).sum(0).clamp_min(1e-30)
+        colors = colors + step * direction
+        residual = residual - step * product
+        z = residual / weight
+        rho, previous = (residual * z).sum(0), rho
+        direction = z + rho / previous.clamp_min(1e-30) * direction
     return colors

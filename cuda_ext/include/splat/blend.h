@@ -128,11 +128,11 @@ SPLAT_HD V alpha_step_vjp(V raw, V vc, V& T, V& behind, V& weight) {
 // A weight is the plain Gaussian, not clamped; topk divides by the sum of the K largest plus kTopKEpsilon.
 constexpr float kTopKEpsilon = 1e-4f;  // Image-GS, tiled kernel
 
-// dL/d(ln w) of a splat, with weight = w scale: sum has scale = 1, base = dL/dalpha; topk has scale = 1 / (W + eps) and
-// base = dL/dalpha eps scale - C . dL/dC (quotient rule).
+// dL/d(ln w) of a splat, with weight = w scale and vc = colour . dL/dC + base. sum has scale = 1, base = dL/dalpha; topk
+// has scale = 1 / (W + eps), base = dL/dalpha eps scale - C . dL/dC (quotient rule).
 template <class V>
-SPLAT_HD V order_free_vjp(V weight, V vc, V base) {
-  return weight * (vc + base);
+SPLAT_HD V order_free_vjp(V weight, V vc) {
+  return weight * vc;
 }
 
 }  // namespace splat

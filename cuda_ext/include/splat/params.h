@@ -52,13 +52,20 @@ struct RasterizeParams {
 };
 
 struct RasterizeGrads {
-  const float* v_image;   // [C, H, W, D]
-  const float* v_alphas;  // [C, H, W]
+  const float* v_image;   // [C, H, W, D] or null: zeros
+  const float* v_alphas;  // [C, H, W] or null: zeros
   float* v_means2d;       // [S, 2]
   float* v_conics;        // [S, 3]
   float* v_opacities;     // [S]
   float* v_colors;        // [S, D]
   float* v_means2d_abs;   // [S, 2] or null
+};
+
+// Least-squares fit of order-free splats. "Tiled": a tile's values together, in the order of its pixels (cpu/tile.h).
+struct L2Params {
+  const float* target;     // [C * tiles, D, 256] tiled
+  float* residual;         // [C * tiles, D, 256] tiled, target - image
+  double* squared_errors;  // [C * tiles, 2] sums of the squared residuals, and of those to the image clamped to 0..1
 };
 
 // 3D front end. T is float, or double for gradient checks.

@@ -1,0 +1,84 @@
+// One step of a least-squares fit of order-free splats: image, residual and gradients, a tile at a time. It is the forward
+// and the backward pass of the tile with the weights kept in between, and the pictures stay in the tile's pixel order.
+#include "tile_backward.h"
+#include "tile_forward.h"
+
+SPLAT_KERNEL(rasterize_l2, const RasterizeParams&, const RasterizeGrads&, const L2Params&)
+
+namespace splat::cpu::SPLAT_ISA {
+namespace {
+
+constexpr int64_t kKeptEntries = 2048;  // weights are kept for tiles with at most this many entries (1 KiB each)
+
+// residual = target - image, dL/dimage = -residual; 0 outside the picture. errors: see L2Params.
+SPLAT_HD void residual_of_tile(const RasterizeParams& p, const TilePlace& place, const float* color, const float* target,
+                               float* residual, float* v_color, double* errors) {
+  const Lanes columns(float(p.grid.width - place.x0)), rows(float(p.grid.height - place.y0));
+  errors[0] = errors[1] = 0.0;
+  for (int d = 0; d < p.channels; ++d) {
+    Lanes squares(0.0f), clamped_squares(0.0f);
+    for (int i = d * kPixels; i < (d + 1) * kPixels; i += kLanes) {
+      const int pixel = i & (kPixels - 1);
+      const Mask inside = (load(kCentres.x + pixel) < columns) & (load(kCentres.y + pixel) < rows);
+      const Lanes c = load(color + i), wanted = load(target + i);
+      const Lanes r = keep(inside, wanted - c);
+      const Lanes clamped = keep(inside, wanted - minimum(maximum(c, Lanes(0.0f)), Lanes(1.0f)));
+      store(residual + i, r);
+      store(v_color + i, -r);
+      squares += r * r;
+      clamped_squares += clamped * clamped;
+    }
+    for (int i = 0; i < kLanes; ++i) errors[0] += double(squares.v[i]), errors[1] += double(clamped_squares.v[i]);
+  }
+}
+
+template <int kFixed>
+void fit_step(const RasterizeParams& p, const RasterizeGrads& g, const L2Params& l2) {
+  const Splats splats(p.splats, p.cutoff);
+  const int64_t tiles = p.cameras * p.grid.tiles();
+  const int record_size = Records::size_for(p.channels, false);
+  Scratch<float> memory(p.lists.tile_offsets[tiles] * record_size);
+  const Records records{memory, record_size};
+  parallel_for(tiles, kTilesAtOnce, [&](int64_t b, int64_t e) {
+    Scratch<float> color(int64_t(p.channels) * kPixels), v_color(int64_t(p.channels) * kPixels);
+    int64_t most = 0;
+    for (int64_t i = b; i < e; ++i) {
+      const int64_t entries = p.lists.tile_offsets[i + 1] - p.lists.tile_offsets[i];
+      most = entries > most && entries <= kKeptEntries ? entries : most;
+    }
+    Scratch<float> kept(most * kPixels);
+    Scratch<Lanes> sums(record_size);
+    ForwardState forward{};
+    forward.color = color;
+    BackwardState backward{};
+    backward.v_color = v_color;
+    for (int64_t i = b; i < e; ++i) {
+      const TilePlace place = tile_place(p, i);
+      const bool keep_weights = place.end - place.begin <= kKeptEntries;
+      clear_tile<Blend::kSum>(p, forward);
+      if (keep_weights)
+        blend_tile<Blend::kSum, kFixed, true>(p, splats.data, place, forward, kept);
+      else
+        blend_tile<Blend::kSum, kFixed>(p, splats.data, place, forward);
+      const int64_t at = i * p.channels * kPixels;
+      residual_of_tile(p, place, color, l2.target + at, l2.residual + at, v_color, l2.squared_errors + 2 * i);
+      order_free_tile_vjp<Blend::kSum, kFixed, false>(p, splats.data, place, backward, keep_weights ? kept.data : nullptr,
+                                                      sums, records);
+    }
+  });
+  parallel_for(p.splats.count, 1024,
+               [&](int64_t b, int64_t e) { sum_records<kFixed, false>(p, g, splats.data, records, b, e); });
+}
+
+}  // namespace
+
+void rasterize_l2(const RasterizeParams& p, const RasterizeGrads& g, const L2Params& l2) {
+  switch (p.channels) {
+    case 1: return fit_step<1>(p, g, l2);
+    case 3: return fit_step<3>(p, g, l2);
+    case 4: return fit_step<4>(p, g, l2);
+    default: return fit_step<0>(p, g, l2);
+  }
+}
+
+}  // namespace splat::cpu::SPLAT_ISA
