@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import splat
+from splat.core.rasterize_l2 import to_tiles
 from splat.image.fit import Fit, FitConfig, FitProgress, auto_count, fit_image
-from splat.image.grow import best_sites, removal_cost
+from splat.image.grow import best_births, removal_cost
 from splat.image.init import initial_shapes, sample_positions, structure_tensor
 from splat.image.model import ImageGaussians
 from splat.image.picture import read_picture
@@ -119,14 +120,18 @@ def test_the_removal_cost_is_the_rise_of_the_squared_error() -> None:
     assert float(cost[index]) == pytest.approx(rise, rel=0.05, abs=1e-3)
 
 
-def test_births_land_on_the_largest_residuals() -> None:
+def test_births_land_on_the_largest_residuals_and_explain_them() -> None:
     residual = torch.zeros(40, 50, 3)
-    residual[12, 33] = 1.0
-    residual[30, 8] = -0.7
-    positions, colors = best_sites(residual, 2, 1.0, torch.Generator().manual_seed(0))
-    assert (positions[0] - torch.tensor([33.5, 12.5])).abs().max() < 0.5
-    assert (positions[1] - torch.tensor([8.5, 30.5])).abs().max() < 0.5
-    assert (colors[0] > 0).all() and (colors[1] < 0).all()
+    residual[11:14, 32:35] = 1.0
+    residual[29:32, 7:10] = -0.7
+    structure = structure_tensor(torch.zeros(40, 50, 3))
+    born = best_births(to_tiles(residual), 2, 1.0, structure, torch.Generator().manual_seed(0))
+    assert (born.shapes.means[0] - torch.tensor([33.5, 12.5])).abs().max() < 1.0
+    assert (born.shapes.means[1] - torch.tensor([8.5, 30.5])).abs().max() < 1.0
+    assert (born.colors[0] > 0).all() and (born.colors[1] < 0).all()
+    system = ColorSystem(born.shapes.means, born.shapes.log_scales, born.shapes.angles, 50, 40)
+    left = system.step(born.colors, to_tiles(residual)).squared_error
+    assert left < 0.4 * float(residual.square().sum())
 
 
 @pytest.mark.parametrize("fields", [{"n": 0}, {"time": -1.0}, {"target_psnr": 0.0}, {"preset": "slow"}])

@@ -14,8 +14,8 @@ from torch import Tensor
 from splat.core.binning import bin_splats
 from splat.core.ops import one_torch_thread
 from splat.core.project_image import project_image
-from splat.core.rasterize_l2 import L2Step, from_tiles, rasterize_l2, to_tiles
-from splat.image.grow import births, removal_cost
+from splat.core.rasterize_l2 import L2Step, rasterize_l2, to_tiles
+from splat.image.grow import best_births, removal_cost
 from splat.image.init import Structure, initial_shapes, structure_tensor
 from splat.image.model import ImageGaussians
 from splat.image.optimizer import LearningRates, ShapeOptimizer
@@ -102,13 +102,14 @@ def _psnr(render: Tensor, target: Tensor) -> float:
 class Schedule:
     """Growth, exchange and learning rate as functions of the share of the run that is done."""
 
-    start: float = 0.25
+    start: float = 0.1
     """Share of the Gaussians that the fit starts with."""
     growth_end: float = 0.45
-    growths: int = 6
-    exchange: float = 0.03
+    growths: int = 12
+    exchange: float = 0.04
     """Share of the Gaussians that is moved at a time: those that do least, to where the residual is largest."""
-    exchanges: int = 12
+    exchange_every: int = 35
+    """Steps."""
     exchange_end: float = 0.8
     final_rate: float = 0.02
     """Learning rate at the end, as a share of that at the start (cosine)."""
@@ -122,10 +123,6 @@ class Schedule:
         first = max(1, round(total * self.start))
         stage = min(self.growths, int(done / self.growth_end * self.growths) if self.growth_end > 0 else self.growths)
         return first + (total - first) * stage // self.growths
-
-    def exchange_stage(self, done: float) -> int:
-        """Number of exchanges due by now."""
-        return min(self.exchanges, int(done / self.exchange_end * self.exchanges))
 
 
 class Fit:
@@ -148,7 +145,6 @@ class Fit:
         self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical)
         self.psnr = 0.0
         self.step = 0
-        self.exchanged = 0
         self.seconds = {"init": time.perf_counter() - self.began, "fit": 0.0, "solve": 0.0}
         self.solve(8)
 
@@ -181,22 +177,21 @@ class Fit:
 
     def _restructure(self, done: float, step: L2Step) -> None:
         """Growth and exchange, when they are due."""
-        optimizer, wanted = self.optimizer, self.schedule.count(done, self.total)
-        due = self.schedule.exchange_stage(done) > self.exchanged
+        optimizer, schedule = self.optimizer, self.schedule
+        wanted = schedule.count(done, self.total)
+        due = self.step % schedule.exchange_every == schedule.exchange_every - 1 and done < schedule.exchange_end
         if wanted <= len(optimizer) and not due:
             return
         if due:
-            self.exchanged += 1
             cost = removal_cost(optimizer.params["log_scales"], optimizer.params["colors"], -step.v_colors[0])
-            moved = int(self.schedule.exchange * len(optimizer))
+            moved = int(schedule.exchange * len(optimizer))
             if moved:
                 optimizer.keep(cost.argsort()[moved:].sort().values)
         sigma = max(0.6, 0.35 * self.typical)
-        residual = from_tiles(step.residual, self.width, self.height)
-        shapes, colors = births(residual, wanted - len(optimizer), sigma, self.structure, self.generator)
-        optimizer.append(
-            {"means": shapes.means, "log_scales": shapes.log_scales, "angles": shapes.angles, "colors": colors}
-        )
+        born = best_births(step.residual, wanted - len(optimizer), sigma, self.structure, self.generator)
+        shapes = {"means": born.shapes.means, "log_scales": born.shapes.log_scales, "angles": born.shapes.angles}
+        # Less than the best colour: neighbours are born with it.
+        optimizer.append({**shapes, "colors": 0.7 * born.colors})
 
     def model(self) -> ImageGaussians:
         """A copy of the present state."""

@@ -17,11 +17,11 @@ EPSILON = 1e-15
 class LearningRates:
     """Step lengths at the start of the schedule."""
 
-    means: float = 0.07
+    means: float = 0.1
     """In units of the typical standard deviation of a Gaussian."""
     log_scales: float = 0.04
     angles: float = 0.04
-    colors: float = 0.02
+    colors: float = 0.01
 
 
 def adam_step(
