@@ -34,14 +34,30 @@ struct Intervals {
 
 struct Ellipse {
   Splat2D s;
-  float level;         // u^2 + v^2 <= level inside
+  float inverse_ux;
+  float level;         // u^2 + v^2 <= level inside; negative: nothing is drawn
   float half_height;   // largest |dy|
   float rightmost_dy;  // dy of the point with the largest dx (its mirror has the smallest)
 };
 
+SPLAT_HD Ellipse make_ellipse(const SplatArrays& a, int64_t i, float log2_cutoff) {
+  Ellipse e;
+  const float* q = a.conics + 3 * i;
+  e.s = make_splat(a.means2d[2 * i], a.means2d[2 * i + 1], q[0], q[1], q[2], a.opacities[i], log2_cutoff);
+  const bool drawn = (e.s.bias >= log2_cutoff) & (a.radii == nullptr || a.radii[2 * i] > 0);
+  // A little larger than exact, so that rounding here never loses a pixel that the blending kernel would draw.
+  const float level = ((drawn ? e.s.bias : log2_cutoff) - log2_cutoff) * 1.00001f + 1e-5f;
+  e.level = drawn ? level : -1.0f;
+  e.inverse_ux = 1.0f / e.s.ux;
+  e.half_height = __builtin_sqrtf(level) / e.s.vy;
+  e.rightmost_dy = -e.half_height * e.s.uy / __builtin_sqrtf(e.s.uy * e.s.uy + e.s.vy * e.s.vy);
+  return e;
+}
+
 SPLAT_HD void intervals(const Ellipse& e, int32_t band, int32_t blocks_x, int32_t bands, Intervals& out) {
-  Lanes top;
-  for (int i = 0; i < kLanes; ++i) top.v[i] = 4.0f * float(band + i) + 0.5f - e.s.y;
+  IntVector index;
+  for (int i = 0; i < kLanes; ++i) index[i] = i;
+  const Lanes top(__builtin_convertvector(index, FloatVector) * 4.0f + (4.0f * float(band) + 0.5f - e.s.y));
   const Lanes y0 = maximum(top, Lanes(-e.half_height));
   const Lanes y1 = minimum(top + Lanes(3.0f), Lanes(e.half_height));
   const Lanes right_dy = minimum(maximum(Lanes(e.rightmost_dy), y0), y1);
@@ -50,7 +66,7 @@ SPLAT_HD void intervals(const Ellipse& e, int32_t band, int32_t blocks_x, int32_
     const Lanes v = Lanes(e.s.vy) * dy;
     return square_root(maximum(Lanes(e.level) - v * v, Lanes(0.0f)));
   };
-  const Lanes inverse(1.0f / e.s.ux);
+  const Lanes inverse(e.inverse_ux);
   const Lanes right = Lanes(e.s.x) + (reach(right_dy) - Lanes(e.s.uy) * right_dy) * inverse;
   const Lanes left = Lanes(e.s.x) - (reach(left_dy) + Lanes(e.s.uy) * left_dy) * inverse;
   // Block k covers the pixel centres 4k + 0.5 .. 4k + 3.5.
@@ -58,9 +74,8 @@ SPLAT_HD void intervals(const Ellipse& e, int32_t band, int32_t blocks_x, int32_
   const Lanes last = maximum(minimum((right - Lanes(0.5f)) * Lanes(0.25f), Lanes(float(blocks_x - 1))), Lanes(-1.0f));
   // To whole blocks: ceil(first), at least 0, and floor(last); both are >= -1, so truncation of x + 2 is floor.
   const auto floor_of = [](Lanes x) { return __builtin_convertvector(x.v + 2.0f, IntVector) - 2; };
-  IntVector a = floor_of(first), index;
+  IntVector a = floor_of(first);
   a -= __builtin_convertvector(a, FloatVector) < first.v;
-  for (int i = 0; i < kLanes; ++i) index[i] = i;
   const Mask drawn = (y0 < y1) & Mask{index + band < bands};
   const IntVector none = IntVector{} - 1;
   store_int(out.first, a < 0 ? IntVector{} : a);
@@ -96,14 +111,9 @@ SPLAT_HD int64_t emit_row(const int32_t* first, const int32_t* last, int32_t row
   return emitted;
 }
 
-SPLAT_HD int64_t touch_splat(const Splat2D& s, float log2_cutoff, TileGrid grid, TouchPiece& piece) {
+SPLAT_HD int64_t touch_splat(const Ellipse& e, TileGrid grid, TouchPiece& piece) {
+  const Splat2D& s = e.s;
   const int32_t blocks_x = (grid.width + 3) / 4, bands = (grid.height + 3) / 4;
-  Ellipse e{s, 0, 0, 0};
-  // A little larger than exact, so that rounding here never loses a pixel that the blending kernel would draw.
-  e.level = (s.bias - log2_cutoff) * 1.00001f + 1e-5f;
-  const float root = std::sqrt(e.level);
-  e.half_height = root / s.vy;
-  e.rightmost_dy = -e.half_height * s.uy / std::sqrt(s.uy * s.uy + s.vy * s.vy);
   if (!(s.y + e.half_height > 0.0f && s.y - e.half_height < float(grid.height))) return 0;
   const float top = s.y - e.half_height, bottom = s.y + e.half_height;
   const int32_t row0 = top <= 0.0f ? 0 : int32_t(top / float(kTile));
@@ -124,13 +134,13 @@ SPLAT_HD int64_t touch_splat(const Splat2D& s, float log2_cutoff, TileGrid grid,
 void touch(const SplatArrays& splats, TileGrid grid, float cutoff, int64_t begin, int64_t end, TouchPiece& piece,
            int64_t* tiles_per_splat) {
   const float log2_cutoff = log2_fast(cutoff);
-  for (int64_t i = begin; i < end; ++i) {
-    tiles_per_splat[i] = 0;
-    if (splats.radii != nullptr && splats.radii[2 * i] <= 0) continue;
-    const float* m = splats.means2d + 2 * i;
-    const float* q = splats.conics + 3 * i;
-    const Splat2D s = make_splat(m[0], m[1], q[0], q[1], q[2], splats.opacities[i], log2_cutoff);
-    if (s.bias >= log2_cutoff) tiles_per_splat[i] = touch_splat(s, log2_cutoff, grid, piece);
+  constexpr int64_t kChunk = 64;  // ellipses made together, in vectors over splats
+  Ellipse ellipses[kChunk];
+  for (int64_t first = begin; first < end; first += kChunk) {
+    const int64_t count = end - first < kChunk ? end - first : kChunk;
+    for (int64_t k = 0; k < count; ++k) ellipses[k] = make_ellipse(splats, first + k, log2_cutoff);
+    for (int64_t k = 0; k < count; ++k)
+      tiles_per_splat[first + k] = ellipses[k].level >= 0.0f ? touch_splat(ellipses[k], grid, piece) : 0;
   }
 }
 

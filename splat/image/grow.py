@@ -47,8 +47,9 @@ def best_births(
     """At most `count` Gaussians that explain most of a residual [tiles, D, 256] (tiled, see rasterize_l2).
 
     A jittered lattice of candidates about `sigma` pixels large, along the edges of the picture, goes through the
-    rasteriser once, which correlates each with the residual: <G, r>^2 / |G|^2 is the squared error that a Gaussian with
-    its best colour takes away. Local maxima over the lattice are taken, best first, so that two are not put on one spot.
+    rasteriser once, which correlates each with the residual: <G, r>^2 / |G|^2 is the squared error that a Gaussian
+    with its best colour takes away. Local maxima over the lattice are taken, best first, so that two are not put on
+    one spot.
     """
     height, width = structure.angle.shape
     spacing = SPACING * sigma
