@@ -182,12 +182,17 @@ void l1_ssim_backward(const SsimParams& p, float v_l1, float v_ssim, float* v_im
       float* __restrict g2 = out + layout.stride;
       float* __restrict g3 = out + 2 * layout.stride;
       const Counted counted(p, r);
-      for (int64_t i = 0; i < layout.values; ++i) {
+      float* const all[] = {g1, g2, g3};
+      for (float* g : all) {
+        std::memset(g, 0, sizeof(float) * counted.begin);
+        std::memset(g + counted.end, 0, sizeof(float) * (layout.values - counted.end));
+      }
+#pragma GCC ivdep
+      for (int64_t i = counted.begin; i < counted.end; ++i) {
         const SsimGradient<float> g = ssim_vjp(mu1[i], mu2[i], squares[i], product[i]);
-        const bool in = i >= counted.begin && i < counted.end;
-        g1[i] = in ? g.mu1 : 0.0f;
-        g2[i] = in ? g.squares : 0.0f;
-        g3[i] = in ? g.product : 0.0f;
+        g1[i] = g.mu1;
+        g2[i] = g.squares;
+        g3[i] = g.product;
       }
     };
     for (int64_t y = y0; y < y1; ++y) {
@@ -195,10 +200,10 @@ void l1_ssim_backward(const SsimParams& p, float v_l1, float v_ssim, float* v_im
       const float *a = pair.image + y * layout.values, *t = pair.target + y * layout.values;
       const float *g1 = back.field(0), *g2 = back.field(1), *g3 = back.field(2);
       float* __restrict v = v_image + b * image_values + y * layout.values;
+#pragma GCC ivdep
       for (int64_t i = 0; i < layout.values; ++i) {
-        const float d = a[i] - t[i];
-        const float sign = d > 0.0f ? v_l1 : (d < 0.0f ? -v_l1 : 0.0f);
-        v[i] = sign + v_ssim * (g1[i] + 2.0f * a[i] * g2[i] + t[i] * g3[i]);
+        const float sign = float(a[i] > t[i]) - float(a[i] < t[i]);
+        v[i] = v_l1 * sign + v_ssim * (g1[i] + 2.0f * a[i] * g2[i] + t[i] * g3[i]);
       }
     }
   });
