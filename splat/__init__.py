@@ -10,6 +10,7 @@ from splat.image.draw import rasterize_image as rasterize_image
 from splat.image.fit import FitConfig as FitConfig
 from splat.image.fit import FitResult as FitResult
 from splat.image.fit import fit_image as fit_image
+from splat.image.fitter import FitProgress as FitProgress
 from splat.image.model import ImageGaussians as ImageGaussians
 from splat.loss import photometric_loss as photometric_loss
 from splat.rasterization import rasterization as rasterization

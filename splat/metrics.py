@@ -21,11 +21,15 @@ def _pair(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return image[None], target[None]
 
 
+def psnr_of_error(mean_squared_error: float) -> float:
+    """PSNR in dB of values in 0..1; infinity for no error."""
+    return -10 * math.log10(mean_squared_error) if mean_squared_error > 0 else math.inf
+
+
 def psnr(image: Tensor, target: Tensor, data_range: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB; infinity for equal pictures."""
     _pair(image, target)
-    error = float((image.double() - target.double()).square().mean())
-    return 10 * math.log10(data_range**2 / error) if error > 0 else math.inf
+    return psnr_of_error(float((image.double() - target.double()).square().mean()) / data_range**2)
 
 
 def ssim(image: Tensor, target: Tensor) -> float:

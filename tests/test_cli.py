@@ -55,7 +55,7 @@ def test_fit_and_render_write_what_they_promise(
     assert read_picture(tmp_path / "c.png").pixels.shape == (8, 10, 3)
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "cut", "text", "animated", "bad-n", "bad-preset-time"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "cut", "text", "animated", "bad-n", "bad-time", "n-and-target"])
 def test_bad_input_is_one_line_and_leaves_nothing(
     kind: str, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,8 +72,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         frames[0].save(path, save_all=True, append_images=frames[1:])
     elif kind == "bad-n":
         path, extra = small, ["-n", "0"]
-    elif kind == "bad-preset-time":
-        path, extra = small, ["--time", "-3"]
+    elif kind == "bad-time":
+        path, extra = small, ["--time", "inf"]
+    elif kind == "n-and-target":
+        path, extra = small, ["-n", "5", "--target-psnr", "30"]
     assert run("fit-image", path, "-o", tmp_path / "out", *extra) == 2
     error = capsys.readouterr().err
     assert error.startswith("splat: error: ") and error.count("\n") == 1
@@ -97,30 +99,49 @@ def test_info_says_which_backends_work(capsys: pytest.CaptureFixture[str]) -> No
     assert "reference  yes" in text and "cpu " in text and "cuda       no" in text
 
 
-def test_ctrl_c_writes_the_model_so_far(small: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "splat",
-        "fit-image",
-        str(small),
-        "-o",
-        str(tmp_path / "out"),
-        "--time",
-        "60",
-        "--json-lines",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 4, [signal.SIGTERM]])
+def test_ctrl_c_writes_everything_so_far(signals: list[signal.Signals], small: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "splat", "fit-image", str(small), "-o", str(tmp_path / "out"), "--json-lines"]
+    process = subprocess.Popen([*command, "--time", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line)["step"] >= 25:
             break
-    process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    process.communicate(timeout=60)
-    assert process.returncode == 130 and time.monotonic() - began < 30
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["interrupted"] is True
-    assert (tmp_path / "out" / "recon.png").exists()
+    for number in signals:  # impatient: the later ones come while the outputs are written
+        process.send_signal(number)
+        time.sleep(0.15)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 30 and errors == ""
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["interrupted"] is True
+    assert metrics["psnr"] >= max(row["psnr"] for row in metrics["history"]) - 1e-3
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        ["recon.png", "model.safetensors", "metrics.json", "error.png", "ellipses.png"]
+    )
+
+
+def test_metrics_are_valid_json_even_for_a_perfect_fit(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "black.png")
+    assert run("fit-image", tmp_path / "black.png", "-o", tmp_path / "out", "--quiet") == 0
+
+    def refuse(text: str) -> None:
+        raise ValueError(text)
+
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=refuse)
+    assert metrics["psnr"] == 100.0
+    assert {"processor", "threads", "kernels", "memory_gib", "torch"} <= metrics["machine"].keys()
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_fit(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/below", "/proc/nothing"):
+        began = time.monotonic()
+        assert run("fit-image", small, "-o", str(tmp_path / folder), "--time", "30") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("splat: error: ") and error.count("\n") == 1 and time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("channels", ["L", "RGB", "RGBA"])

@@ -10,7 +10,8 @@ import torch
 
 import splat
 from splat.core.rasterize_l2 import to_tiles
-from splat.image.fit import Fit, FitConfig, FitProgress, auto_count, fit_image
+from splat.image.fit import FitConfig, auto_count, fit_image
+from splat.image.fitter import Fit, FitProgress
 from splat.image.grow import SPACING, best_births, removal_cost
 from splat.image.init import initial_shapes, sample_positions, structure_tensor
 from splat.image.model import ImageGaussians
@@ -59,11 +60,31 @@ def test_a_constant_picture_is_no_trouble() -> None:
     assert result.psnr > 30
 
 
-def test_a_target_psnr_is_reached_by_adding_gaussians() -> None:
+@pytest.mark.parametrize("target", [30.0, 46.0])
+def test_a_target_psnr_is_reached_with_few_or_many_gaussians(target: float) -> None:
     photo = crop(64)
-    result = fit_image(photo, FitConfig(target_psnr=46.0, preset="draft"))
-    assert result.psnr >= 46.0
-    assert len(result.model) > auto_count(structure_tensor(photo))
+    usual = auto_count(structure_tensor(photo))
+    result = fit_image(photo, FitConfig(target_psnr=target, preset="draft"))
+    assert result.psnr >= target
+    assert (len(result.model) > usual) == (target > 40)
+    if target < 40:
+        assert result.psnr < target + 3  # no more Gaussians than it takes
+    steps = [row["step"] for row in result.history]
+    assert steps == sorted(steps)
+
+
+def test_a_target_psnr_within_a_time_limit_uses_the_time() -> None:
+    result = fit_image(crop(64), FitConfig(target_psnr=90.0, time=1.0))
+    assert result.psnr > 30
+    assert 0.7 < result.history[-1]["seconds"] < 5
+    assert result.seconds["fit"] > 0.2
+
+
+def test_a_fit_that_stops_rising_ends_early() -> None:
+    noise = torch.rand(40, 32, 3, generator=torch.Generator().manual_seed(0))  # nothing to win for 20 Gaussians
+    result = fit_image(noise, FitConfig(n=20, preset="best"))
+    assert result.history[-1]["step"] < 2900
+    assert fit_image(torch.zeros(16, 16, 3), FitConfig(n=4)).psnr == 100.0
 
 
 def test_ctrl_c_returns_the_model_so_far() -> None:
@@ -73,7 +94,8 @@ def test_ctrl_c_returns_the_model_so_far() -> None:
 
     result = fit_image(crop(48), FitConfig(n=80, preset="draft"), callback=stop)
     assert result.interrupted
-    assert result.psnr > 20
+    assert result.history[-1]["step"] == 40
+    assert result.psnr == max(row["psnr"] for row in result.history) > 20
     assert isinstance(result.model, ImageGaussians)
 
 
@@ -107,7 +129,8 @@ def test_new_gaussians_lie_along_the_edge() -> None:
 
 
 def test_the_removal_cost_is_the_rise_of_the_squared_error() -> None:
-    fit = Fit(crop(64), "RGB", FitConfig(n=1200))
+    photo = crop(64)
+    fit = Fit(photo, "RGB", structure_tensor(photo), 1200, seed=0)
     p = fit.optimizer.params
     system = ColorSystem(p["means"], p["log_scales"], p["angles"], 64, 64)
     step = system.step(p["colors"], fit.target_tiles)
@@ -136,7 +159,18 @@ def test_births_land_on_the_largest_residuals_and_explain_them() -> None:
     assert float(residual.square().sum()) - left == pytest.approx(taken, rel=0.2) and taken > 10
 
 
-@pytest.mark.parametrize("fields", [{"n": 0}, {"time": -1.0}, {"target_psnr": 0.0}, {"preset": "slow"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 0},
+        {"n": 2.5},
+        {"time": -1.0},
+        {"time": float("inf")},
+        {"target_psnr": 0.0},
+        {"target_psnr": 30.0, "n": 5},
+        {"preset": "slow"},
+    ],
+)
 def test_bad_configurations_name_the_field(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         FitConfig(**fields)  # type: ignore[arg-type]

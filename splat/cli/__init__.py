@@ -3,6 +3,8 @@ arguments are read."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Annotated
 
@@ -20,19 +22,27 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command. Bad input ends with one line on stderr and exit code 2, Ctrl-C with 130."""
-    command = tyro.cli(
-        Command,
-        prog="splat",
-        description="Differentiable Gaussian splatting: fit pictures, render models.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    """Runs a command. Exit codes: 0 done, 2 bad input (one line on stderr), 130 stopped by Ctrl-C."""
+    # torch's threads wait without burning a core that our kernels could use; read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        command = tyro.cli(
+            Command,
+            prog="splat",
+            description="Differentiable Gaussian splatting: fit pictures, render models.\n\n"
+            "Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C. SPLAT_DEBUG=1 shows where an error arose.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
         code = command.run()
-    except (ValueError, OSError) as error:
-        print(f"splat: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        if os.environ.get("SPLAT_DEBUG"):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"splat: error: {text}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130
+    if code == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not turn the orderly end into a traceback
     sys.exit(code)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
+import math
+import signal
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,13 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from splat.files import atomic_write
+from splat.stop import deferred_stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
-    from splat.image.fit import FitProgress, FitResult
+    from splat.image.fit import FitResult
+    from splat.image.fitter import FitProgress
     from splat.image.picture import Picture
 
 FRAMES = 48
@@ -28,9 +34,15 @@ class FitImage:
     """Fit 2D Gaussians to a picture.
 
     Writes recon.png, model.safetensors, metrics.json, error.png and ellipses.png to the output folder. Ctrl-C stops the
-    fit and writes what there is.
+    fit and writes the best model so far (exit code 130).
 
-    Example: splat fit-image photo.jpg -o out/ -n 10000 --time 20
+    Examples:
+
+      splat fit-image photo.jpg                            # a sensible number of Gaussians, half a minute or less
+
+      splat fit-image photo.jpg -o out/ -n 10000 --time 20
+
+      splat fit-image photo.jpg --target-psnr 35 --preset best
     """
 
     photo: tyro.conf.Positional[Path]
@@ -40,11 +52,11 @@ class FitImage:
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
     """Number of Gaussians (default: by the picture's size and detail)."""
     target_psnr: float | None = None
-    """Add Gaussians until this PSNR in dB is reached (only without -n)."""
+    """Look for the number of Gaussians that reaches this PSNR in dB (instead of -n)."""
     time: float | None = None
     """Seconds to spend, instead of the preset's number of steps."""
     preset: Literal["draft", "fast", "best"] = "fast"
-    """draft, fast or best: 200, 600 or 3,000 steps."""
+    """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None
@@ -58,29 +70,35 @@ class FitImage:
 
     def run(self) -> int:
         """Fits and writes; 130 after Ctrl-C."""
-        import splat
-        from splat.image.fit import FitConfig, fit_image
-        from splat.image.picture import read_picture
+        # Deferred throughout, so that a signal neither breaks an import nor cuts the writing short.
+        with deferred_stop(signal.SIGINT, signal.SIGTERM) as stop:
+            import splat
+            from splat.image.figures import animation_frame
+            from splat.image.fit import FitConfig, fit_image
+            from splat.image.picture import read_picture
 
-        config = FitConfig(n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed)
-        picture = read_picture(self.photo)
-        if self.output.exists() and not self.output.is_dir():
-            raise ValueError(f"{self.output}: is a file, wanted a folder for the results")
-        if self.threads is not None:
-            splat.set_num_threads(self.threads)
-        frames: list[Tensor] = []
-        with _Progress(self) as show:
+            config = FitConfig(
+                n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed
+            )
+            picture = read_picture(self.photo)
+            if self.threads is not None:
+                splat.set_num_threads(self.threads)
+            _check_folder(self.output)
+            if stop.requested:
+                return 130
+            frames: list[npt.NDArray[np.uint8]] = []
+            with _Progress(self) as show:
 
-            def callback(progress: FitProgress) -> None:
-                show(progress)
-                if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
-                    frames.append(progress.model_fn().render().clamp(0, 1))
+                def callback(progress: FitProgress) -> None:
+                    show(progress)
+                    if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
+                        frames.append(animation_frame(progress.model_fn().render()))
 
-            result = fit_image(picture, config, callback=callback)
-        self._write(result, picture, frames)
+                result = fit_image(picture, config, callback=callback)
+            self._write(result, picture, frames)
         return 130 if result.interrupted else 0
 
-    def _write(self, result: FitResult, picture: Picture, frames: list[Tensor]) -> None:
+    def _write(self, result: FitResult, picture: Picture, frames: list[npt.NDArray[np.uint8]]) -> None:
         import torch
 
         from splat.image import figures
@@ -92,13 +110,18 @@ class FitImage:
             recon = result.model.render().clamp(0, 1)
         result.model.save(out / "model.safetensors")
         write_picture(out / "recon.png", recon, picture.channels, picture.bits)
+        metrics = _metrics(result, picture, recon) | {
+            "seed": self.seed,
+            "preset": self.preset,
+            "time": self.time,
+            "target_psnr": self.target_psnr,
+        }
+        with atomic_write(out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
         figures.write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
         figures.write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
         if frames:
-            figures.write_animation([*frames, recon], out / "fit.webp")
-        metrics = _metrics(result, picture, recon) | {"seed": self.seed, "preset": self.preset}
-        with atomic_write(out / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+            figures.write_animation([*frames, figures.animation_frame(recon)], out / "fit.webp")
         if self.json_lines:
             print(json.dumps({"event": "done", **{k: metrics[k] for k in ("n", "psnr", "ssim", "ms_ssim")}}))
         elif not self.quiet:
@@ -106,13 +129,29 @@ class FitImage:
             print(
                 f"{metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.4f} SSIM, {metrics['n']:,} Gaussians, {spent:.1f} s"
             )
+            if self.target_psnr is not None and metrics["psnr"] < self.target_psnr:
+                print(f"{self.target_psnr:g} dB was not reached; give it a longer --time or --preset best")
             print(f"{out}/  recon.png  error.png  ellipses.png  model.safetensors  metrics.json")
 
 
-def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:
-    import torch
+def _check_folder(folder: Path) -> None:
+    """Before the work: whether the results can be written. Makes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, wanted a folder for the results")
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ValueError(f"{folder}: {parent} is a file, wanted a folder")
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot write there ({error.strerror})") from error
 
-    import splat
+
+def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:
+    from splat import machine
+    from splat.image.fitter import MAX_PSNR
     from splat.metrics import ms_ssim, psnr, ssim
 
     return {
@@ -123,14 +162,13 @@ def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, An
         "channels": picture.channels,
         "bits": picture.bits,
         "n": len(result.model),
-        "psnr": psnr(recon, picture.pixels),
+        "psnr": min(MAX_PSNR, psnr(recon, picture.pixels)),
         "ssim": ssim(recon, picture.pixels),
         "ms_ssim": ms_ssim(recon, picture.pixels),
         "interrupted": result.interrupted,
         "seconds": result.seconds,
         "history": result.history,
-        "versions": {"splat": splat.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": splat.get_num_threads()},
+        "machine": machine.describe(),
     }
 
 
@@ -161,7 +199,10 @@ class _Progress:
 
         def show(p: FitProgress) -> None:
             share = min(1.0, p.step / max(1, p.steps))
-            self.bar.update(task, completed=share, psnr=p.psnr, n=p.n, rate=p.its_per_second, eta=p.eta)
+            what = "looking for n" if p.phase == "pilot" else "fitting"
+            self.bar.update(
+                task, description=what, completed=share, psnr=p.psnr, n=p.n, rate=p.its_per_second, eta=p.eta
+            )
 
         return show
 
@@ -171,5 +212,6 @@ class _Progress:
 
     def _print(self, p: FitProgress) -> None:
         if p.step % 25 == 0 or p.phase != "fit":
-            fields = {k: v for k, v in vars(p).items() if k != "model_fn"}
+            fields = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in vars(p).items()}
+            del fields["model_fn"]
             print(json.dumps({"event": "progress", **fields}), flush=True)

@@ -121,9 +121,16 @@ def write_figure(figure: Image.Image, path: Path) -> None:
         figure.save(temporary)
 
 
-def write_animation(frames: list[Tensor], path: Path, milliseconds: int = 80) -> None:
-    """[H, W, D] frames as an animated WebP; the last one stays for two seconds."""
-    images = [Image.fromarray(rgb(frame)) for frame in frames]
+def animation_frame(pixels: Tensor, longest: int = 768) -> Pixels:
+    """[H, W, D] as 8-bit RGB of at most `longest` pixels a side."""
+    image = Image.fromarray(rgb(pixels))
+    image.thumbnail((longest, longest))
+    return np.asarray(image)
+
+
+def write_animation(frames: list[Pixels], path: Path, milliseconds: int = 80) -> None:
+    """8-bit RGB frames as an animated WebP; the last one stays for two seconds."""
+    images = [Image.fromarray(frame) for frame in frames]
     durations = [milliseconds] * (len(images) - 1) + [2000]
     with atomic_write(path) as temporary:
         images[0].save(temporary, save_all=True, append_images=images[1:], duration=durations, loop=0, quality=85)

@@ -1,31 +1,28 @@
-"""fit_image: the picture -> ImageGaussians loop."""
+"""fit_image: a picture -> ImageGaussians."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from splat.core.binning import bin_splats
 from splat.core.ops import one_torch_thread
-from splat.core.project_image import project_image
-from splat.core.rasterize_l2 import L2Step, rasterize_l2, to_tiles
-from splat.image.grow import best_births, removal_cost
-from splat.image.init import Structure, initial_shapes, structure_tensor
+from splat.image.fitter import MAX_PSNR, Clock, Fit, FitProgress, run_fit
+from splat.image.init import Structure, structure_tensor
 from splat.image.model import ImageGaussians
-from splat.image.optimizer import LearningRates, ShapeOptimizer
 from splat.image.picture import Picture, read_picture
-from splat.image.solve import ColorSystem, solve_colors
+from splat.stop import deferred_stop
 
 Preset = Literal["draft", "fast", "best"]
 STEPS: dict[Preset, int] = {"draft": 200, "fast": 600, "best": 3000}
-SOLVE_EVERY = 50
+GAIN: dict[Preset, float] = {"draft": 0.0, "fast": 0.8, "best": 1.3}
+"""dB that a preset gains over a pilot run (a draft), about (Kodak, 10,000 Gaussians)."""
 PIXELS_PER_GAUSSIAN = 40
+DB_PER_DOUBLING = 3.0
+"""What twice as many Gaussians gain, about."""
 
 
 @dataclass(frozen=True)
@@ -35,37 +32,25 @@ class FitConfig:
     n: int | None = None
     """Number of Gaussians (default: by the picture's size and detail)."""
     target_psnr: float | None = None
-    """Add Gaussians until this PSNR in dB is reached."""
+    """Look for the number of Gaussians that reaches this PSNR in dB, instead of giving n."""
     time: float | None = None
-    """Seconds to spend, instead of the preset's number of steps."""
+    """Seconds to spend in all, instead of the preset's number of steps."""
     preset: Preset = "fast"
-    """draft, fast or best: 200, 600 or 3,000 steps."""
+    """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
     seed: int = 0
-    """Seed of the random numbers; the same seed gives the same model."""
+    """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
 
     def __post_init__(self) -> None:
-        if self.n is not None and self.n < 1:
-            raise ValueError(f"n must be at least 1, got {self.n}")
-        if self.time is not None and not self.time > 0:
+        if self.n is not None and (not isinstance(self.n, int) or self.n < 1):
+            raise ValueError(f"n must be a whole number of at least 1, got {self.n}")
+        if self.time is not None and not 0 < self.time < math.inf:
             raise ValueError(f"time must be a positive number of seconds, got {self.time}")
-        if self.target_psnr is not None and not 0 < self.target_psnr < 100:
-            raise ValueError(f"target_psnr must be between 0 and 100 dB, got {self.target_psnr}")
+        if self.target_psnr is not None and not 0 < self.target_psnr < MAX_PSNR:
+            raise ValueError(f"target_psnr must be between 0 and {MAX_PSNR:g} dB, got {self.target_psnr}")
+        if self.n is not None and self.target_psnr is not None:
+            raise ValueError("give n or target_psnr, not both: the PSNR follows from n, or n from the PSNR")
         if self.preset not in STEPS:
             raise ValueError(f"preset must be one of {', '.join(STEPS)}, got {self.preset!r}")
-
-
-@dataclass(frozen=True)
-class FitProgress:
-    """State of a running fit, for the callback."""
-
-    step: int
-    steps: int
-    n: int
-    psnr: float
-    its_per_second: float
-    eta: float
-    phase: str
-    model_fn: Callable[[], ImageGaussians]
 
 
 @dataclass(frozen=True)
@@ -76,9 +61,9 @@ class FitResult:
     history: list[dict[str, float]]
     """step, n, psnr and seconds, every 25 steps."""
     seconds: dict[str, float]
-    """By phase: init, fit, solve."""
+    """By phase: init, fit, solve, and pilot (runs that looked for the number of Gaussians)."""
     psnr: float
-    """Of the render clamped to 0..1, in dB."""
+    """Of the render clamped to 0..1, in dB, at most 100."""
     interrupted: bool = False
 
 
@@ -87,153 +72,6 @@ def auto_count(structure: Structure) -> int:
     smooth picture, more for a busy one."""
     detail = float(structure.gradient.mean()) / 0.06
     return max(1, round(structure.gradient.numel() / PIXELS_PER_GAUSSIAN * min(4.0, max(0.1, detail))))
-
-
-def psnr_of_error(mean_squared_error: float) -> float:
-    """In dB, at most 100."""
-    return -10 * math.log10(max(mean_squared_error, 1e-10))
-
-
-def _psnr(render: Tensor, target: Tensor) -> float:
-    return psnr_of_error(float((render.clamp(0, 1) - target).square().mean()))
-
-
-@dataclass
-class Schedule:
-    """Growth, exchange and learning rate as functions of the share of the run that is done."""
-
-    start: float = 0.1
-    """Share of the Gaussians that the fit starts with."""
-    growth_end: float = 0.45
-    growths: int = 12
-    exchange: float = 0.04
-    """Share of the Gaussians that is moved at a time: those that do least, to where the residual is largest."""
-    exchange_every: int = 35
-    """Steps."""
-    exchange_end: float = 0.8
-    final_rate: float = 0.02
-    """Learning rate at the end, as a share of that at the start (cosine)."""
-
-    def rate(self, done: float) -> float:
-        """Factor of the learning rates."""
-        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    def count(self, done: float, total: int) -> int:
-        """Number of Gaussians at this point."""
-        first = max(1, round(total * self.start))
-        stage = min(self.growths, int(done / self.growth_end * self.growths) if self.growth_end > 0 else self.growths)
-        return first + (total - first) * stage // self.growths
-
-
-class Fit:
-    """One running fit. `advance` takes an optimiser step; the rest is the schedule."""
-
-    def __init__(self, target: Tensor, channels: str, config: FitConfig) -> None:
-        self.began = time.perf_counter()
-        self.target = target
-        self.target_tiles = to_tiles(target)
-        self.height, self.width, _ = target.shape
-        self.channels = channels
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.structure = structure_tensor(target)
-        self.total = config.n or auto_count(self.structure)
-        self.schedule = Schedule()
-        self.typical = math.sqrt(self.height * self.width / (math.pi * self.total))
-        first = initial_shapes(self.structure, self.schedule.count(0.0, self.total), self.generator)
-        colors = target.new_zeros(len(first.means), target.shape[2])
-        shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
-        self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical)
-        self.psnr = 0.0
-        self.step = 0
-        self.seconds = {"init": time.perf_counter() - self.began, "fit": 0.0, "solve": 0.0}
-        self.solve(8)
-
-    def solve(self, iterations: int) -> None:
-        """Sets the colours to the best for the shapes."""
-        began = time.perf_counter()
-        p = self.optimizer.params
-        system = ColorSystem(p["means"], p["log_scales"], p["angles"], self.width, self.height)
-        self.optimizer.set_colors(solve_colors(system, self.target_tiles, p["colors"], iterations))
-        error = system.step(self.optimizer.params["colors"], self.target_tiles).clamped_error
-        self.psnr = psnr_of_error(error / self.target.numel())
-        self.seconds["solve"] += time.perf_counter() - began
-
-    def advance(self, done: float) -> None:
-        """One step at the point `done` (0..1) of the schedule."""
-        began = time.perf_counter()
-        p = self.optimizer.params
-        shapes = [p[name].detach().requires_grad_(True) for name in ("means", "log_scales", "angles")]
-        splats = project_image(*shapes, width=self.width, height=self.height)
-        tiles = bin_splats(splats, width=self.width, height=self.height, depth_order=False)
-        # Not of the clamped picture: the colour solve minimises the same thing.
-        step = rasterize_l2(splats, p["colors"][None], tiles, self.target_tiles)
-        front = torch.autograd.grad((splats.means2d, splats.conics), shapes, (step.v_means2d, step.v_conics))
-        grads = dict(zip(p, (*front, step.v_colors[0]), strict=True))
-        self.psnr = psnr_of_error(step.clamped_error / self.target.numel())
-        self.optimizer.step(grads, self.schedule.rate(done))
-        self._restructure(done, step)
-        self.step += 1
-        self.seconds["fit"] += time.perf_counter() - began
-
-    def _restructure(self, done: float, step: L2Step) -> None:
-        """Growth and exchange, when they are due."""
-        optimizer, schedule = self.optimizer, self.schedule
-        wanted = schedule.count(done, self.total)
-        due = self.step % schedule.exchange_every == schedule.exchange_every - 1 and done < schedule.exchange_end
-        if wanted <= len(optimizer) and not due:
-            return
-        if due:
-            cost = removal_cost(optimizer.params["log_scales"], optimizer.params["colors"], -step.v_colors[0])
-            moved = int(schedule.exchange * len(optimizer))
-            if moved:
-                optimizer.keep(cost.argsort()[moved:].sort().values)
-        sigma = max(0.6, 0.35 * self.typical)
-        born = best_births(step.residual, wanted - len(optimizer), sigma, self.structure, self.generator)
-        shapes = {"means": born.shapes.means, "log_scales": born.shapes.log_scales, "angles": born.shapes.angles}
-        # Less than the best colour: neighbours are born with it.
-        optimizer.append({**shapes, "colors": 0.7 * born.colors})
-
-    def model(self) -> ImageGaussians:
-        """A copy of the present state."""
-        tensors = {name: p.clone() for name, p in self.optimizer.params.items()}
-        return ImageGaussians(**tensors, width=self.width, height=self.height, channels=self.channels)
-
-
-@dataclass
-class _Run:
-    """The clock and the log of a fit: steps or seconds, history, progress."""
-
-    steps: int
-    limit: float | None
-    callback: Callable[[FitProgress], None] | None
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def done(self, fit: Fit) -> float:
-        if self.limit is None:
-            return fit.step / self.steps
-        return (time.perf_counter() - fit.began) / self.limit
-
-    def report(self, fit: Fit, done: float, phase: str) -> None:
-        elapsed = time.perf_counter() - fit.began
-        n = len(fit.optimizer)
-        if fit.step % 25 == 0 or phase != "fit":
-            self.history.append({"step": fit.step, "n": n, "psnr": fit.psnr, "seconds": elapsed})
-        if self.callback is not None:
-            rate = fit.step / max(elapsed, 1e-9)
-            eta = elapsed / max(done, 1e-3) * (1 - done) if fit.step else 0.0
-            steps = self.steps if self.limit is None else max(fit.step, round(fit.step / max(done, 1e-3)))
-            self.callback(FitProgress(fit.step, steps, n, fit.psnr, rate, eta, phase, fit.model))
-
-
-def _run_schedule(fit: Fit, run: _Run) -> None:
-    while (done := run.done(fit)) < 1.0:
-        fit.advance(done)
-        # Late solves cost as much as steps and no longer change much (measured).
-        if fit.step % SOLVE_EVERY == 0:
-            fit.solve(4)
-        run.report(fit, min(1.0, done), "fit")
-    fit.solve(12)
-    run.report(fit, 1.0, "solve")
 
 
 def fit_image(
@@ -251,43 +89,83 @@ def fit_image(
         callback: called after every step.
 
     Returns:
-        The model with its history. Ctrl-C ends the fit early and returns what there is, with interrupted=True.
+        The model with its history. Ctrl-C (and a KeyboardInterrupt from the callback) ends the fit at the next step and
+        returns the best model so far, with interrupted=True.
 
     Raises:
         PictureError: the picture cannot be read or fitted.
     """
     picture = image if isinstance(image, Picture) else read_picture(image)
-    with one_torch_thread():
-        return _fit(picture, config, callback)
+    with one_torch_thread(), deferred_stop() as stop:
+
+        def report(progress: FitProgress) -> None:
+            try:
+                if callback is not None:
+                    callback(progress)
+            except KeyboardInterrupt:
+                stop.requested = True
+
+        return _Search(picture, config, Clock(config.time, report, lambda: stop.requested)).run()
 
 
-def _fit(picture: Picture, config: FitConfig, callback: Callable[[FitProgress], None] | None) -> FitResult:
-    interrupted = False
-    fit = Fit(picture.pixels.float().contiguous(), picture.channels, config)
-    run = _Run(STEPS[config.preset], config.time, callback)
-    best: tuple[float, ImageGaussians] | None = None
-    try:
-        run.report(fit, 0.0, "init")
-        _run_schedule(fit, run)
-        while config.target_psnr is not None and fit.psnr < config.target_psnr and config.n is None:
-            if best is not None and fit.psnr < best[0] + 0.02:
-                break  # more Gaussians no longer help
-            best = (fit.psnr, fit.model())
-            fit = _enlarged(fit, picture, config)
-            _run_schedule(fit, run)
-    except KeyboardInterrupt:
-        interrupted = True
-        if fit.step > 0:
-            fit.psnr = _psnr(fit.model().render(), fit.target)
-    if best is not None and best[0] > fit.psnr:
-        return FitResult(best[1], run.history, fit.seconds, best[0], interrupted)
-    return FitResult(fit.model(), run.history, fit.seconds, fit.psnr, interrupted)
+class _Search:
+    """One fit, or the search for the number of Gaussians that reaches a PSNR."""
+
+    def __init__(self, picture: Picture, config: FitConfig, clock: Clock) -> None:
+        self.target: Tensor = picture.pixels.float().contiguous()
+        self.channels, self.config, self.clock = picture.channels, config, clock
+        self.structure = structure_tensor(self.target)
+        self.pilot_seconds = 0.0
+
+    def run(self) -> FitResult:
+        config, clock = self.config, self.clock
+        if config.target_psnr is None:
+            fit, complete = self._fit(config.n or auto_count(self.structure), config.time)
+        else:
+            fit, complete = self._reach(config.target_psnr)
+        assert fit.best is not None
+        psnr, model = fit.best
+        seconds = fit.seconds | ({"pilot": self.pilot_seconds} if config.target_psnr is not None else {})
+        return FitResult(model, clock.history, seconds, psnr, interrupted=not complete)
+
+    def _fit(self, n: int, until: float | None, steps: int | None = None) -> tuple[Fit, bool]:
+        fit = Fit(self.target, self.channels, self.structure, n, self.config.seed)
+        return fit, run_fit(fit, self.clock, steps or STEPS[self.config.preset], until)
+
+    def _reach(self, target: float) -> tuple[Fit, bool]:
+        """Pilots find about how many Gaussians it takes; then full runs, with more of them while they miss it."""
+        clock, limit, most = self.clock, self.config.time, self.target.shape[0] * self.target.shape[1]
+        wanted = target - (GAIN[self.config.preset] if limit is None else GAIN["fast"])
+        n = max(1, auto_count(self.structure) // 4)
+        tried: dict[int, float] = {}
+        clock.phase = "pilot"
+        while n not in tried and len(tried) < 5 and (limit is None or clock.elapsed < 0.3 * limit):
+            fit, complete = self._fit(n, None if limit is None else clock.elapsed + 0.1 * limit, STEPS["draft"])
+            if not complete:
+                return fit, False
+            tried[n] = fit.psnr
+            n = min(most, _next_count(tried, wanted))
+            if min(abs(psnr - wanted) for psnr in tried.values()) < 0.1:
+                break
+        self.pilot_seconds, clock.phase = clock.elapsed, "fit"
+        best, complete = self._fit(n, limit)
+        for _ in range(4):
+            missing = target - best.psnr
+            if missing <= 0 or not complete or limit is not None or len(best) >= most:
+                break
+            self.pilot_seconds = clock.elapsed
+            more = min(most, math.ceil(len(best) * 2 ** (missing / DB_PER_DOUBLING) * 1.03))
+            fit, complete = self._fit(more, None)
+            best = max(best, fit, key=lambda f: f.psnr)
+        return best, complete
 
 
-def _enlarged(fit: Fit, picture: Picture, config: FitConfig) -> Fit:
-    """A new fit with more Gaussians, for a target PSNR that was missed: doubling N gives 2 to 4 dB."""
-    missing = (config.target_psnr or 0.0) - fit.psnr
-    total = round(fit.total * min(4.0, max(1.3, 2 ** (missing / 3.0))))
-    larger = Fit(picture.pixels.float().contiguous(), picture.channels, replace(config, n=total))
-    larger.began = fit.began
-    return larger
+def _next_count(tried: dict[int, float], wanted: float) -> int:
+    """The number of Gaussians for a PSNR, from those tried: along the line through the two nearest, over log2 n."""
+    nearest = sorted(tried, key=lambda n: abs(tried[n] - wanted))[:2]
+    slope = DB_PER_DOUBLING
+    if len(nearest) == 2:
+        between = (tried[nearest[0]] - tried[nearest[1]]) / math.log2(nearest[0] / nearest[1])
+        slope = min(12.0, max(0.5, between))
+    doublings = min(6.0, max(-6.0, (wanted - tried[nearest[0]]) / slope))
+    return max(1, round(nearest[0] * 2**doublings))

@@ -1,0 +1,245 @@
+"""The loop of an image fit: one optimiser step after the other on a schedule of growth, exchange and learning rate."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from splat.core.binning import bin_splats
+from splat.core.project_image import project_image
+from splat.core.rasterize_l2 import L2Step, rasterize_l2, to_tiles
+from splat.image.grow import best_births, removal_cost
+from splat.image.init import Structure, initial_shapes
+from splat.image.model import ImageGaussians
+from splat.image.optimizer import LearningRates, ShapeOptimizer
+from splat.image.solve import ColorSystem, solve_colors
+from splat.metrics import psnr_of_error
+
+SOLVE_EVERY = 50
+REPORT_EVERY = 25
+PLATEAU_RISE = 0.01
+"""dB. A fit that rises by less in a tenth of its schedule goes straight to the closing part of it."""
+PLATEAU_TO = 0.85
+PERFECT = 90.0
+"""dB, finer than any picture format: nothing is left to do."""
+MAX_PSNR = 100.0
+"""dB, what a perfect fit reports."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Growth, exchange and learning rate as functions of the share of the run that is done."""
+
+    start: float = 0.1
+    """Share of the Gaussians that the fit starts with."""
+    growth_end: float = 0.45
+    growths: int = 12
+    exchange: float = 0.04
+    """Share of the Gaussians that is moved at a time: those that do least, to where the residual is largest."""
+    exchange_every: int = 35
+    """Steps."""
+    exchange_end: float = 0.8
+    final_rate: float = 0.02
+    """Learning rate at the end, as a share of that at the start (cosine)."""
+
+    def rate(self, done: float) -> float:
+        """Factor of the learning rates."""
+        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def count(self, done: float, total: int) -> int:
+        """Number of Gaussians at this point."""
+        first = max(1, round(total * self.start))
+        stage = min(self.growths, int(done / self.growth_end * self.growths))
+        return first + (total - first) * stage // self.growths
+
+
+class Fit:
+    """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
+
+    def __init__(self, target: Tensor, channels: str, structure: Structure, total: int, seed: int) -> None:
+        began = time.perf_counter()
+        self.target = target
+        self.target_tiles = to_tiles(target)
+        self.height, self.width, _ = target.shape
+        self.channels = channels
+        self.generator = torch.Generator().manual_seed(seed)
+        self.structure = structure
+        self.total = total
+        self.schedule = Schedule()
+        self.typical = math.sqrt(self.height * self.width / (math.pi * total))
+        first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator)
+        colors = target.new_zeros(len(first.means), target.shape[2])
+        shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
+        self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical)
+        self.psnr = 0.0
+        self.best: tuple[float, ImageGaussians] | None = None
+        self.step = 0
+        self.seconds = {"init": time.perf_counter() - began, "fit": 0.0, "solve": 0.0}
+        self.solve(8)
+
+    def __len__(self) -> int:
+        return len(self.optimizer)
+
+    def _take_psnr(self, clamped_error: float) -> None:
+        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.target.numel()))
+
+    def solve(self, iterations: int) -> None:
+        """Sets the colours to the best for the shapes."""
+        began = time.perf_counter()
+        p = self.optimizer.params
+        system = ColorSystem(p["means"], p["log_scales"], p["angles"], self.width, self.height)
+        self.optimizer.set_colors(solve_colors(system, self.target_tiles, p["colors"], iterations))
+        self._take_psnr(system.step(self.optimizer.params["colors"], self.target_tiles).clamped_error)
+        self.seconds["solve"] += time.perf_counter() - began
+
+    def advance(self, done: float) -> None:
+        """One step at the point `done` (0..1) of the schedule."""
+        began = time.perf_counter()
+        p = self.optimizer.params
+        shapes = [p[name].detach().requires_grad_(True) for name in ("means", "log_scales", "angles")]
+        splats = project_image(*shapes, width=self.width, height=self.height)
+        tiles = bin_splats(splats, width=self.width, height=self.height, depth_order=False)
+        # Not of the clamped picture: the colour solve minimises the same thing.
+        step = rasterize_l2(splats, p["colors"][None], tiles, self.target_tiles)
+        self._take_psnr(step.clamped_error)
+        if self.step % REPORT_EVERY == 0:
+            self.keep_if_best()
+        front = torch.autograd.grad((splats.means2d, splats.conics), shapes, (step.v_means2d, step.v_conics))
+        grads = dict(zip(p, (*front, step.v_colors[0]), strict=True))
+        self.optimizer.step(grads, self.schedule.rate(done))
+        self._restructure(done, step)
+        self.step += 1
+        self.seconds["fit"] += time.perf_counter() - began
+
+    def _restructure(self, done: float, step: L2Step) -> None:
+        """Growth and exchange, when they are due."""
+        optimizer, schedule = self.optimizer, self.schedule
+        wanted = schedule.count(done, self.total)
+        due = self.step % schedule.exchange_every == schedule.exchange_every - 1 and done < schedule.exchange_end
+        if wanted <= len(optimizer) and not due:
+            return
+        if due:
+            cost = removal_cost(optimizer.params["log_scales"], optimizer.params["colors"], -step.v_colors[0])
+            moved = int(schedule.exchange * len(optimizer))
+            if moved:
+                optimizer.keep(cost.argsort()[moved:].sort().values)
+        sigma = max(0.6, 0.35 * self.typical)
+        born = best_births(step.residual, wanted - len(optimizer), sigma, self.structure, self.generator)
+        shapes = {"means": born.shapes.means, "log_scales": born.shapes.log_scales, "angles": born.shapes.angles}
+        # Less than the best colour: neighbours are born with it.
+        optimizer.append({**shapes, "colors": 0.7 * born.colors})
+
+    def keep_if_best(self) -> None:
+        """Keeps the present state if it is the best full-sized one so far; self.psnr must be of that state."""
+        if len(self) >= self.total and (self.best is None or self.psnr > self.best[0]):
+            self.best = (self.psnr, self.model())
+
+    def model(self) -> ImageGaussians:
+        """A copy of the present state."""
+        tensors = {name: p.clone() for name, p in self.optimizer.params.items()}
+        return ImageGaussians(**tensors, width=self.width, height=self.height, channels=self.channels)
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """State of a running fit, for the callback."""
+
+    step: int
+    """Of all fits so far."""
+    steps: int
+    """Expected in all."""
+    n: int
+    psnr: float
+    """dB, of the picture clamped to 0..1."""
+    its_per_second: float
+    eta: float
+    """Seconds."""
+    phase: str
+    """init, pilot (looking for the number of Gaussians), fit or done."""
+    model_fn: Callable[[], ImageGaussians]
+    """A copy of the present model."""
+
+
+@dataclass
+class Clock:
+    """Steps and seconds of a run of fit_image (one fit, or several for a target PSNR), its history and its callback."""
+
+    limit: float | None
+    """Seconds in all."""
+    callback: Callable[[FitProgress], None] | None
+    stopped: Callable[[], bool]
+    began: float = field(default_factory=time.perf_counter)
+    history: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
+    phase: str = "fit"
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of the run."""
+        return time.perf_counter() - self.began
+
+    def report(self, fit: Fit, done: float, expected: int) -> None:
+        """Calls the callback, and adds to the history now and then."""
+        if fit.step % REPORT_EVERY == 0 or done >= 1.0:
+            row = {"step": self.steps, "n": len(fit), "psnr": fit.psnr, "seconds": self.elapsed}
+            if not self.history or self.history[-1]["step"] != self.steps or self.history[-1]["n"] != len(fit):
+                self.history.append(row)
+        if self.callback is None:
+            return
+        rate = fit.step / max(sum(fit.seconds.values()), 1e-9)
+        left = max(0, expected - fit.step)
+        eta = max(0.0, self.limit - self.elapsed) if self.limit is not None else left / max(rate, 1e-9)
+        phase = "init" if self.steps == 0 else "done" if done >= 1.0 and self.phase == "fit" else self.phase
+        self.callback(FitProgress(self.steps, self.steps + left, len(fit), fit.psnr, rate, eta, phase, fit.model))
+
+
+@dataclass
+class _Plateau:
+    """Notices when the PSNR has stopped rising."""
+
+    at: float = 0.0
+    psnr: float = 0.0
+
+    def reached(self, done: float, psnr: float) -> bool:
+        if done - self.at < 0.1:
+            return False
+        flat = psnr < self.psnr + PLATEAU_RISE
+        self.at, self.psnr = done, max(psnr, self.psnr)
+        return flat
+
+
+def run_fit(fit: Fit, clock: Clock, steps: int, until: float | None = None) -> bool:
+    """Runs the whole schedule in `steps` steps, or until the clock shows `until` seconds.
+
+    Returns:
+        False where the run was stopped early. In both cases the fit's `best` is set.
+    """
+    start, skipped, plateau = clock.elapsed, 0.0, _Plateau()
+    clock.report(fit, 0.0, steps)
+    while not clock.stopped() and fit.psnr < PERFECT:
+        share = fit.step / steps if until is None else (clock.elapsed - start) / max(until - start, 1e-9)
+        done = share + skipped
+        if done >= 1.0:
+            break
+        fit.advance(done)
+        clock.steps += 1
+        if fit.step % SOLVE_EVERY == 0:
+            fit.solve(4)
+        if fit.schedule.growth_end <= done < PLATEAU_TO and fit.best is not None:
+            skipped += PLATEAU_TO - done if plateau.reached(done, fit.best[0]) else 0.0
+        expected = steps if until is None else round(fit.step / max(share, 1e-3))
+        clock.report(fit, min(done, 0.999), expected)
+    complete = not clock.stopped()
+    fit.solve(12)
+    if complete or fit.best is None:  # of a fit that stops while it grows, the last state is the largest
+        fit.best = max([(fit.psnr, fit.model())] + ([fit.best] if fit.best else []), key=lambda b: b[0])
+    else:
+        fit.keep_if_best()
+    fit.psnr = fit.best[0]
+    clock.report(fit, 1.0, fit.step)
+    return complete
