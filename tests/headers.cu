@@ -43,5 +43,6 @@ __global__ void blending(const float* in, float* out) {
   const float g = alpha_step_vjp(raw, in[7], T, behind, weight);
   const float u = splat_u(local, 0.5f, 1.5f), v = splat_v(local, 1.5f);
   const SplatGradient r = splat_vjp(s, {g, g * u, g * v, g * u * u, g * u * v, g * v * v}, in[5]);
-  out[0] = r.a + r.x + order_free_vjp(weight, in[7] + behind);
+  const PixelFinish end = finish_pixel<Blend::kTopK>(weight);
+  out[0] = r.a + r.x + order_free_vjp(weight, in[7] + behind) + finish_vjp<Blend::kTopK>(end, in[8], in[9], in[10]);
 }

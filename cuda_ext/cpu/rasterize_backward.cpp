@@ -33,29 +33,16 @@ void backward(const RasterizeParams& p, const RasterizeGrads& g) {
   });
 }
 
-template <Blend kBlend, int kFixed>
-void backward(const RasterizeParams& p, const RasterizeGrads& g) {
-  g.v_means2d_abs ? backward<kBlend, kFixed, true>(p, g) : backward<kBlend, kFixed, false>(p, g);
-}
-
-template <Blend kBlend>
-void backward(const RasterizeParams& p, const RasterizeGrads& g) {
-  switch (p.channels) {
-    case 1: return backward<kBlend, 1>(p, g);
-    case 3: return backward<kBlend, 3>(p, g);
-    case 4: return backward<kBlend, 4>(p, g);
-    default: return backward<kBlend, 0>(p, g);
-  }
-}
-
 }  // namespace
 
 void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g) {
-  switch (p.blend) {
-    case Blend::kAlpha: return backward<Blend::kAlpha>(p, g);
-    case Blend::kSum: return backward<Blend::kSum>(p, g);
-    case Blend::kTopK: return backward<Blend::kTopK>(p, g);
-  }
+  with_blend(p.blend, [&](auto blend) {
+    with_channels(p.channels, [&](auto channels) {
+      constexpr Blend kBlend = decltype(blend)::value;
+      constexpr int kFixed = decltype(channels)::value;
+      g.v_means2d_abs ? backward<kBlend, kFixed, true>(p, g) : backward<kBlend, kFixed, false>(p, g);
+    });
+  });
 }
 
 }  // namespace splat::cpu::SPLAT_ISA

@@ -26,24 +26,12 @@ void forward(const RasterizeParams& p) {
   });
 }
 
-template <Blend kBlend>
-void forward(const RasterizeParams& p) {
-  switch (p.channels) {
-    case 1: return forward<kBlend, 1>(p);
-    case 3: return forward<kBlend, 3>(p);
-    case 4: return forward<kBlend, 4>(p);
-    default: return forward<kBlend, 0>(p);
-  }
-}
-
 }  // namespace
 
 void rasterize_forward(const RasterizeParams& p) {
-  switch (p.blend) {
-    case Blend::kAlpha: return forward<Blend::kAlpha>(p);
-    case Blend::kSum: return forward<Blend::kSum>(p);
-    case Blend::kTopK: return forward<Blend::kTopK>(p);
-  }
+  with_blend(p.blend, [&](auto blend) {
+    with_channels(p.channels, [&](auto channels) { forward<decltype(blend)::value, decltype(channels)::value>(p); });
+  });
 }
 
 }  // namespace splat::cpu::SPLAT_ISA

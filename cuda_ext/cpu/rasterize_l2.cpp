@@ -73,12 +73,7 @@ void fit_step(const RasterizeParams& p, const RasterizeGrads& g, const L2Params&
 }  // namespace
 
 void rasterize_l2(const RasterizeParams& p, const RasterizeGrads& g, const L2Params& l2) {
-  switch (p.channels) {
-    case 1: return fit_step<1>(p, g, l2);
-    case 3: return fit_step<3>(p, g, l2);
-    case 4: return fit_step<4>(p, g, l2);
-    default: return fit_step<0>(p, g, l2);
-  }
+  with_channels(p.channels, [&](auto channels) { fit_step<decltype(channels)::value>(p, g, l2); });
 }
 
 }  // namespace splat::cpu::SPLAT_ISA

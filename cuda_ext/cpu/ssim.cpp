@@ -1,10 +1,10 @@
 // L1 + SSIM on the CPU. A strip of rows at a time: each row's products are blurred along x (a row is W * D contiguous
 // floats, so a horizontal tap is a shift by D), then eleven such rows are combined along y. Everything stays in L2.
-#include <cstdlib>
 #include <cstring>
 
 #include "kernels.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "splat/ssim.h"
 
 SPLAT_KERNEL(l1_ssim, const SsimParams&, double*)
@@ -21,16 +21,6 @@ struct Layout {
   int64_t values, padding, stride;
   explicit Layout(const SsimParams& p)
       : values(int64_t(p.width) * p.channels), padding(int64_t(kHalf) * p.channels), stride(values + 2 * padding + 16) {}
-};
-
-struct Buffer {
-  float* data;
-  explicit Buffer(int64_t count) : data(static_cast<float*>(std::calloc(count, sizeof(float)))) {
-    if (data == nullptr) std::abort();
-  }
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
 };
 
 // in: padded row; out: blurred along x.
@@ -60,7 +50,7 @@ class Blur {
  public:
   Blur(const Layout& layout, int64_t channels)
       : layout_(layout), channels_(channels), ring_(kFields * kSsimTaps * layout.values),
-        zero_(layout.values), padded_(kFields * layout.stride), out_(kFields * layout.values) {}
+        zero_(layout.values, 0), padded_(kFields * layout.stride, 0), out_(kFields * layout.values) {}
 
   // fill(y, padded rows): writes the kFields quantities of row y at padded + padding. The window's rows from y - 5 to
   // y + 5 must be asked for in rising order of y.
@@ -88,7 +78,7 @@ class Blur {
   float* row(int f, int64_t r) { return ring_.data + (f * kSsimTaps + r % kSsimTaps) * layout_.values; }
   Layout layout_;
   int64_t channels_;
-  Buffer ring_, zero_, padded_, out_;
+  Scratch<float> ring_, zero_, padded_, out_;
 };
 
 // Rows of the pair that a strip's blur reads.
@@ -138,8 +128,7 @@ int64_t strips(const SsimParams& p) { return (p.height + kStrip - 1) / kStrip; }
 void l1_ssim(const SsimParams& p, double* sums) {
   const Layout layout(p);
   const int64_t pieces = p.batch * strips(p), image_values = layout.values * p.height;
-  double* partial = static_cast<double*>(std::calloc(2 * pieces + 1, sizeof(double)));
-  if (partial == nullptr) std::abort();
+  Scratch<double> partial(2 * pieces, 0);
   parallel_for(pieces, 1, [&](int64_t piece, int64_t) {
     const int64_t b = piece / strips(p), y0 = piece % strips(p) * kStrip;
     const int64_t y1 = y0 + kStrip < p.height ? y0 + kStrip : p.height;
@@ -159,7 +148,6 @@ void l1_ssim(const SsimParams& p, double* sums) {
   });
   sums[0] = sums[1] = 0.0;
   for (int64_t i = 0; i < pieces; ++i) sums[0] += partial[2 * i], sums[1] += partial[2 * i + 1];
-  std::free(partial);
 }
 
 void l1_ssim_backward(const SsimParams& p, float v_l1, float v_ssim, float* v_image) {

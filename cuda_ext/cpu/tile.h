@@ -4,11 +4,11 @@
 // one register of lanes is a block (AVX-512), half of one (AVX2) or a row of one (SSE, NEON).
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 
 #include "kernels.h"
 #include "lanes.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "splat/blend.h"
 #include "splat/params.h"
 
@@ -20,19 +20,33 @@ constexpr int kParts = 16 / kLanes;  // registers in a block
 constexpr int kPiece = 64;           // entries handled together
 constexpr int64_t kTilesAtOnce = 4;  // tiles in a piece of parallel work
 
-// Memory that is freed at the end of the scope, for arrays whose size is known at run time.
-template <class T>
-struct Scratch {
-  T* data;
-  explicit Scratch(int64_t count)
-      : data(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 64) / 64 * 64))) {
-    if (data == nullptr) std::abort();
-  }
-  ~Scratch() { std::free(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  operator T*() const { return data; }
+// The number of channels as a compile-time constant where it is a common one, else 0 ("read p.channels").
+template <int kCount>
+struct Fixed {
+  static constexpr int value = kCount;
 };
+template <class F>
+SPLAT_HD void with_channels(int channels, F&& body) {
+  switch (channels) {
+    case 1: return body(Fixed<1>{});
+    case 3: return body(Fixed<3>{});
+    case 4: return body(Fixed<4>{});
+    default: return body(Fixed<0>{});
+  }
+}
+// The same for the compositor.
+template <Blend kValue>
+struct FixedBlend {
+  static constexpr Blend value = kValue;
+};
+template <class F>
+SPLAT_HD void with_blend(Blend blend, F&& body) {
+  switch (blend) {
+    case Blend::kAlpha: return body(FixedBlend<Blend::kAlpha>{});
+    case Blend::kSum: return body(FixedBlend<Blend::kSum>{});
+    case Blend::kTopK: return body(FixedBlend<Blend::kTopK>{});
+  }
+}
 
 // Coordinates of the tile's pixels within the tile, in their order.
 struct CentreTable {

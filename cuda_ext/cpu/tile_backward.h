@@ -194,20 +194,19 @@ void load_tile(const RasterizeParams& p, const RasterizeGrads& g, const TilePlac
     if constexpr (kBlend == Blend::kTopK)
       for (int d = 0; d < channels; ++d) v_image += v[d] * p.image[from * channels + d];
     const float v_alpha = g.v_alphas ? g.v_alphas[from] : 0.0f;
+    PixelFinish finish{};
     if constexpr (kBlend == Blend::kAlpha) {
-      t.T[in] = p.norm[from];
+      t.T[in] = finish.behind = p.norm[from];
       t.last[in] = p.last[from];
-      t.behind[in] = (v_background - v_alpha) * t.T[in];  // dL/dT_final T_final
-    } else if constexpr (kBlend == Blend::kSum) {
-      t.scale[in] = 1.0f;
-      t.behind[in] = v_alpha;
-    } else {
+    } else if constexpr (kBlend == Blend::kTopK) {
       const int64_t norm = from + place.camera * plane;
       t.kth[in] = p.norm[norm];
-      t.scale[in] = p.norm[norm + plane];
+      finish.scale = p.norm[norm + plane];
+      finish.behind = kTopKEpsilon * finish.scale;
       t.last[in] = p.last[from];
-      t.behind[in] = v_alpha * kTopKEpsilon * t.scale[in] - v_image;
+      t.scale[in] = finish.scale;
     }
+    t.behind[in] = finish_vjp<kBlend>(finish, v_alpha, v_background, v_image);
   });
   for (int block = 0; block < kBlocks; ++block) {
     t.block_last[block] = kBlend == Blend::kAlpha ? -1 : INT32_MAX;

@@ -32,6 +32,17 @@ struct AlphaState {
   SPLAT_HD bool open() const { return any(T > Lanes(0.0f)); }
 };
 
+// Adds weight * colour to a register's pixels: in registers for a fixed number of channels, else in the tile's planes.
+template <int kFixed>
+SPLAT_HD void add_color(Lanes weight, const float* color, int channels, Lanes* fixed, float* planes) {
+  for (int d = 0; d < kFixed; ++d) fixed[d] += weight * Lanes(color[d]);
+  if constexpr (kFixed == 0)
+    for (int d = 0; d < channels; ++d) {
+      float* c = planes + d * kPixels;
+      store(c, load(c) + weight * Lanes(color[d]));
+    }
+}
+
 // alpha: front to back. Returns whether a pixel still takes splats.
 template <int kFixed>
 SPLAT_HD bool blend_block(const Piece<kFixed>& piece, uint64_t bits, int block, int32_t first, Lanes cutoff,
@@ -48,14 +59,7 @@ SPLAT_HD bool blend_block(const Piece<kFixed>& piece, uint64_t bits, int block, 
     for (uint64_t left = bits; left != 0; left &= left - 1, raw += kParts) {
       const int k = __builtin_ctzll(left);
       const Lanes weight = state.step(*raw, first + k);
-      if constexpr (kFixed > 0) {
-        for (int d = 0; d < kFixed; ++d) color[d] += weight * Lanes(piece.entries[k].color()[d]);
-      } else {
-        for (int d = 0; d < channels; ++d) {
-          float* c = tile.color + d * kPixels + p;
-          store(c, load(c) + weight * Lanes(piece.entries[k].color()[d]));
-        }
-      }
+      add_color<kFixed>(weight, piece.entries[k].color(), channels, color, tile.color + p);
     }
     for (int d = 0; d < kFixed; ++d) store(tile.color + d * kPixels + p, color[d]);
     state.save(tile, p);
@@ -79,14 +83,7 @@ SPLAT_HD void sum_block(const Piece<kFixed>& piece, uint64_t bits, int block, La
       const Lanes weight = splat_weight(piece.entries[k].splat, centre, cutoff);
       if constexpr (kKeep) store(kept + k * kPixels + p, weight);
       total += weight;
-      if constexpr (kFixed > 0) {
-        for (int d = 0; d < kFixed; ++d) color[d] += weight * Lanes(piece.entries[k].color()[d]);
-      } else {
-        for (int d = 0; d < channels; ++d) {
-          float* c = tile.color + d * kPixels + p;
-          store(c, load(c) + weight * Lanes(piece.entries[k].color()[d]));
-        }
-      }
+      add_color<kFixed>(weight, piece.entries[k].color(), channels, color, tile.color + p);
     }
     for (int d = 0; d < kFixed; ++d) store(tile.color + d * kPixels + p, color[d]);
     store(tile.value + p, total);
@@ -142,27 +139,22 @@ void write_tile(const RasterizeParams& p, const TilePlace& place, const ForwardS
   const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * channels : nullptr;
   const int64_t plane = int64_t(p.grid.width) * p.grid.height;
   for_pixels(p, place, [&](int in, int64_t to) __attribute__((always_inline)) {
-    float scale = 1.0f, behind = 1.0f, alpha = tile.value[in];
+    const PixelFinish finish = finish_pixel<kBlend>(tile.value[in]);
     if constexpr (kBlend == Blend::kAlpha) {
-      behind = __builtin_fabsf(tile.value[in]);
-      alpha = 1.0f - behind;
-      p.norm[to] = behind;
+      p.norm[to] = finish.behind;
       p.last[to] = tile.last[in];
     } else if constexpr (kBlend == Blend::kTopK) {
-      scale = 1.0f / (tile.value[in] + kTopKEpsilon);
-      behind = kTopKEpsilon * scale;
-      alpha = tile.value[in] * scale;
       const int smallest = (p.topk - 1) * kPixels + in;
       const int64_t norm = to + place.camera * plane;  // [C, 2, H, W] against [C, H, W]
       p.norm[norm] = tile.top_weights[smallest];
-      p.norm[norm + plane] = scale;
+      p.norm[norm + plane] = finish.scale;
       p.last[to] = tile.top_entries[smallest];
     }
-    p.alphas[to] = alpha;
+    p.alphas[to] = finish.alpha;
     float* pixel = p.image + to * channels;
-    for (int d = 0; d < channels; ++d) pixel[d] = tile.color[d * kPixels + in] * scale;
+    for (int d = 0; d < channels; ++d) pixel[d] = tile.color[d * kPixels + in] * finish.scale;
     if (background)
-      for (int d = 0; d < channels; ++d) pixel[d] += behind * background[d];
+      for (int d = 0; d < channels; ++d) pixel[d] += finish.behind * background[d];
   });
 }
 

@@ -14,6 +14,9 @@
 
 namespace splat {
 
+// How the weights of a pixel's splats become its colour.
+enum class Blend : int32_t { kAlpha = 0, kSum = 1, kTopK = 2 };
+
 constexpr double kLog2E = 1.4426950408889634;
 constexpr float kTwoLn2 = 1.3862943611198906f;
 
@@ -128,11 +131,33 @@ SPLAT_HD V alpha_step_vjp(V raw, V vc, V& T, V& behind, V& weight) {
 // A weight is the plain Gaussian, not clamped; topk divides by the sum of the K largest plus kTopKEpsilon.
 constexpr float kTopKEpsilon = 1e-4f;  // Image-GS, tiled kernel
 
-// dL/d(ln w) of a splat, with weight = w scale and vc = colour . dL/dC + base. sum has scale = 1, base = dL/dalpha; topk
-// has scale = 1 / (W + eps), base = dL/dalpha eps scale - C . dL/dC (quotient rule).
+// dL/d(ln w) of a splat, with weight = w scale (see finish_pixel) and vc = colour . dL/dC + base (see finish_vjp).
 template <class V>
 SPLAT_HD V order_free_vjp(V weight, V vc) {
   return weight * vc;
+}
+
+// ---- the end of a pixel ----------------------------------------------------------------------------------------------
+// C = scale sum + behind background. `value` is what the compositor carried: alpha: the transmittance (negative where the
+// pixel stopped); sum: the sum of all weights; topk: of the K largest.
+struct PixelFinish {
+  float scale, behind, alpha;
+};
+template <Blend kBlend>
+SPLAT_HD PixelFinish finish_pixel(float value) {
+  if (kBlend == Blend::kAlpha) return {1.0f, fabsf(value), 1.0f - fabsf(value)};
+  if (kBlend == Blend::kSum) return {1.0f, 1.0f, value};
+  const float scale = 1.0f / (value + kTopKEpsilon);
+  return {scale, kTopKEpsilon * scale, value * scale};
+}
+// What the backward pass of the splats starts from. v_alpha = dL/dalpha, v_background = background . dL/dC, v_image =
+// C . dL/dC. alpha: dL/dT_final T_final, `behind` of alpha_step_vjp; sum: dL/dalpha; topk: the quotient rule, whose second
+// term is the same for all splats of the pixel (the background's share is part of C).
+template <Blend kBlend>
+SPLAT_HD float finish_vjp(const PixelFinish& f, float v_alpha, float v_background, float v_image) {
+  if (kBlend == Blend::kAlpha) return (v_background - v_alpha) * f.behind;
+  if (kBlend == Blend::kSum) return v_alpha;
+  return v_alpha * f.behind - v_image;
 }
 
 }  // namespace splat

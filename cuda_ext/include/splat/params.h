@@ -2,11 +2,10 @@
 #pragma once
 #include <cstdint>
 
+#include "splat/blend.h"
 #include "splat/constants.h"
 
 namespace splat {
-
-enum class Blend : int32_t { kAlpha = 0, kSum = 1, kTopK = 2 };
 
 // Pixel size of the pictures, and their tiles.
 struct TileGrid {
