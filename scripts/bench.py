@@ -11,9 +11,7 @@ compare ratios of one run, not milliseconds of two.
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,16 +20,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peers import gsplat_reference, patch_step
 from torch import Tensor
 
 import splat
 import splat.image.picture
+from splat import machine
 from splat.core.binning import bin_splats
+from splat.core.ops import one_torch_thread
 from splat.core.project import project
 from splat.core.rasterize import rasterize
 from splat.core.reference.ssim import ssim_maps
 from splat.core.sh import sh_colors
-from splat.image.fit import Fit, FitConfig, fit_image
+from splat.image.fit import FitConfig, fit_image
+from splat.image.fitter import Fit
+from splat.image.init import structure_tensor
 from splat.loss import photometric_loss
 from splat.metrics import ms_ssim, psnr
 
@@ -54,20 +57,9 @@ def show(name: str, times: tuple[float, float], note: str = "") -> None:
     print(f"  {name:<52} {times[0]:8.2f} ms CPU {times[1]:8.2f} ms wall  {note}", flush=True)
 
 
-def machine() -> None:
-    model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
-    )
-    load = os.getloadavg()[0]
-    print(
-        f"{model}, {splat.get_num_threads()} threads, {torch.ops.splat.cpu_isa()} kernels, load {load:.1f}; "
-        f"splat {splat.__version__}, torch {torch.__version__}, python {platform.python_version()}\n"
-    )
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+def show_machine() -> None:
+    about = machine.describe()
+    print(", ".join(f"{name} {value}" for name, value in about.items()) + f", load {os.getloadavg()[0]:.1f}\n")
 
 
 def garden(path: Path) -> None:
@@ -117,6 +109,14 @@ def garden(path: Path) -> None:
         show("  bin", measure(lambda: bin_splats(splats, width=width, height=height)))
         show("  rasterize", measure(lambda: rasterize(splats, features, tiles)))
     one_thread(step)
+    peer = gsplat_reference(tuple(t.detach() for t in geometry), tiles, weights)
+    if peer is None:
+        print("  gsplat is not installed: no comparison\n")
+        return
+    difference = float((peer() - rasterize(held, geometry[3], tiles)[0].detach()).abs().max())
+    theirs = measure(peer, 3)
+    note = f"{theirs[0] / times[0]:.0f}x the CPU time of ours with its binning; largest difference {difference:.1e}"
+    show("gsplat's torch reference, tile lists for free", theirs, note + "\n")
 
 
 def one_thread(step: Callable[[], object]) -> None:
@@ -126,7 +126,7 @@ def one_thread(step: Callable[[], object]) -> None:
     splat.set_num_threads(1)
     one = measure(step)[1]
     splat.set_num_threads(threads)
-    print(f"  1 thread {one:.1f} ms, {threads} threads {many:.1f} ms wall: {one / many:.2f}x\n")
+    print(f"  1 thread {one:.1f} ms, {threads} threads {many:.1f} ms wall: {one / many:.2f}x")
 
 
 def ssim() -> None:
@@ -146,36 +146,6 @@ def ssim() -> None:
     show("torch, separable convolutions", peer, f"{peer[0] / ours[0]:.0f}x the CPU time\n")
 
 
-def patch_step(size: int, count: int, image: Tensor) -> Callable[[], None]:
-    """What a torch user writes today: each Gaussian on its own K x K patch, scattered by index_add, Adam on L2."""
-    g = torch.Generator().manual_seed(0)
-    s = 0.6 * size / count**0.5
-    means = (torch.rand(count, 2, generator=g) * size).requires_grad_(True)
-    factor = torch.tensor([1 / s, 0.0, 1 / s]).repeat(count, 1).requires_grad_(True)
-    colors = (0.4 * torch.rand(count, 3, generator=g)).requires_grad_(True)
-    optimizer = torch.optim.Adam([means, factor, colors], 1e-2)
-    reach = torch.arange(math.ceil(2 * 3.33 * s))
-
-    def step() -> None:
-        base = (means.detach() - len(reach) / 2 + 0.5).long()
-        ix, iy = base[:, :1] + reach, base[:, 1:] + reach
-        u = (
-            factor[:, :1, None] * (ix + 0.5 - means[:, :1])[:, None]
-            + factor[:, 1:2, None] * (iy + 0.5 - means[:, 1:])[..., None]
-        )
-        v = factor[:, 2:, None] * (iy + 0.5 - means[:, 1:])[..., None]
-        weight = torch.exp(-0.5 * (u * u + v * v))
-        inside = ((ix >= 0) & (ix < size))[:, None] & ((iy >= 0) & (iy < size))[..., None]
-        index = (iy.clamp(0, size - 1)[..., None] * size + ix.clamp(0, size - 1)[:, None]).flatten()
-        values = ((weight * inside)[..., None] * colors[:, None, None]).reshape(-1, 3)
-        picture = torch.zeros(size * size, 3).index_add(0, index, values).view(size, size, 3)
-        optimizer.zero_grad()
-        (picture - image).square().mean().backward()
-        optimizer.step()
-
-    return step
-
-
 def image2d() -> None:
     """Drawing a fitted photograph, and one step of the fit."""
     picture = splat.image.picture.read_picture(PHOTO).pixels
@@ -185,10 +155,11 @@ def image2d() -> None:
         times = measure(model.render, 31)
     show("render", times, f"{1e3 / times[1]:.0f} frames/s")
     square = picture[:512, :512].contiguous()
-    fit = Fit(square, "RGB", FitConfig(n=10_000))
-    for _ in range(60):  # past all growth and exchange
-        fit.advance(0.99)
-    ours = measure(lambda: fit.advance(0.99), 31)
+    fit = Fit(square, "RGB", structure_tensor(square), 10_000, seed=0)
+    with one_torch_thread():  # as fit_image runs it
+        for _ in range(60):  # past all growth and exchange
+            fit.advance(0.99)
+        ours = measure(lambda: fit.advance(0.99), 31)
     show(f"fit step, 512 x 512, {len(fit.optimizer):,} Gaussians", ours)
     peer = measure(patch_step(512, 10_000, square), 7)
     show("torch, patches + index_add + Adam", peer, f"{peer[0] / ours[0]:.1f}x the CPU time\n")
@@ -231,7 +202,7 @@ def main() -> None:
     if arguments.threads:
         splat.set_num_threads(arguments.threads)
         torch.set_num_threads(arguments.threads)
-    machine()
+    show_machine()
     sections = arguments.sections or ["ssim", "image2d"]
     if "garden" in sections or arguments.garden:
         if arguments.garden is None:
