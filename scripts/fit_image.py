@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import splat
-from splat.image.fit import FitProgress
 from splat.image.picture import read_picture, write_picture
 
 
-def show(progress: FitProgress) -> None:
+def show(progress: splat.FitProgress) -> None:
     if progress.step % 50 == 0:
         print(f"step {progress.step:5d}  {progress.n:,} Gaussians  {progress.psnr:.2f} dB", flush=True)
 
@@ -19,7 +18,7 @@ def main(photo: str, count: str, output: str) -> None:
     picture = read_picture(Path(photo))
     result = splat.fit_image(picture, splat.FitConfig(n=int(count)), callback=show)
     print(f"{result.psnr:.2f} dB")
-    write_picture(output, result.model.render().clamp(0, 1), picture.channels)
+    write_picture(output, result.model.render().clamp(0, 1), picture.channels, picture.bits)
     result.model.save(Path(output).with_suffix(".safetensors"))
 
 

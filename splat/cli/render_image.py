@@ -43,6 +43,6 @@ class RenderImage:
         model = ImageGaussians.load(self.model)
         with torch.no_grad():
             picture = model.render(height=self.height, width=self.width, scale=self.scale, crop=self.crop)
-        write_picture(self.output, picture, model.channels, self.bits)  # type: ignore[arg-type]
+        write_picture(self.output, picture, model.channels, self.bits)
         print(f"{self.output}  {picture.shape[1]} x {picture.shape[0]}")
         return 0

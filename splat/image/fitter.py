@@ -17,6 +17,7 @@ from splat.image.grow import best_births, removal_cost
 from splat.image.init import Structure, initial_shapes
 from splat.image.model import ImageGaussians
 from splat.image.optimizer import LearningRates, ShapeOptimizer
+from splat.image.picture import Channels
 from splat.image.solve import ColorSystem, solve_colors
 from splat.metrics import psnr_of_error
 
@@ -61,7 +62,7 @@ class Schedule:
 class Fit:
     """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
 
-    def __init__(self, target: Tensor, channels: str, structure: Structure, total: int, seed: int) -> None:
+    def __init__(self, target: Tensor, channels: Channels, structure: Structure, total: int, seed: int) -> None:
         began = time.perf_counter()
         self.target = target
         self.target_tiles = to_tiles(target)

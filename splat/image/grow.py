@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splat.image.init import Shapes, Structure, oriented_shapes
-from splat.image.solve import ColorSystem
+from splat.image.solve import ColorSystem, kernel_energy
 
 SIZE_SPREAD = 1.5
 """Candidates are 2^-SIZE_SPREAD to 2^SIZE_SPREAD times as large as the typical one. One size for all costs 0.3 dB on
@@ -28,8 +27,7 @@ def removal_cost(log_scales: Tensor, colors: Tensor, correlation: Tensor) -> Ten
     Args:
         correlation: [N, D], <G_n, residual> for each channel (-v_colors of rasterize_l2).
     """
-    energy = math.pi * log_scales.sum(-1).exp()
-    return (colors * colors).sum(-1) * energy + 2 * (colors * correlation).sum(-1)
+    return (colors * colors).sum(-1) * kernel_energy(log_scales) + 2 * (colors * correlation).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from splat.core.ops import Backend
 from splat.core.project_image import project_image
 from splat.core.rasterize import RasterizeOptions, rasterize
 from splat.files import load_tensors, save_tensors
+from splat.image.picture import CHANNEL_COUNT, Channels
 
-CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+MAX_SIDE = 1 << 16
+"""Longest side of a render, pixels."""
 _FORMAT = "splat-image-gaussians"
 _VERSION = "1"
 _TENSORS = ("means", "log_scales", "angles", "colors")
@@ -38,7 +41,7 @@ class ImageGaussians:
     width: int
     """Width in pixels of the picture that was fitted."""
     height: int
-    channels: str = "RGB"
+    channels: Channels = "RGB"
     """What the D channels are: L, RGB or RGBA."""
 
     def __post_init__(self) -> None:
@@ -48,10 +51,10 @@ class ImageGaussians:
             got = tuple(getattr(self, name).shape)
             if got != shape:
                 raise ValueError(f"{name} must have shape {list(shape)}, got {list(got)}")
-        if self.channels not in CHANNELS:
-            raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, got {self.channels!r}")
-        if tuple(self.colors.shape) != (count, CHANNELS[self.channels]):
-            want = [count, CHANNELS[self.channels]]
+        if self.channels not in CHANNEL_COUNT:
+            raise ValueError(f"channels must be one of {', '.join(CHANNEL_COUNT)}, got {self.channels!r}")
+        if tuple(self.colors.shape) != (count, CHANNEL_COUNT[self.channels]):
+            want = [count, CHANNEL_COUNT[self.channels]]
             raise ValueError(f"colors must have shape {want} for {self.channels}, got {list(self.colors.shape)}")
         if self.width < 1 or self.height < 1:
             raise ValueError(f"width and height must be at least 1 pixel, got {self.width} x {self.height}")
@@ -105,19 +108,23 @@ class ImageGaussians:
             [H, W, D].
         """
         x, y, w, h = crop if crop is not None else (0.0, 0.0, float(self.width), float(self.height))
-        if w <= 0 or h <= 0:
-            raise ValueError(f"crop must have a positive width and height, got {crop}")
+        if not all(math.isfinite(v) for v in (x, y, w, h)) or w <= 0 or h <= 0:
+            raise ValueError(f"crop must be finite with a positive width and height, got {crop}")
         if scale is not None and (height is not None or width is not None):
             raise ValueError("give either scale or height/width, not both")
         for name, value in (("height", height), ("width", width), ("scale", scale)):
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
         if height is None and width is None:
             factor_x = factor_y = 1.0 if scale is None else float(scale)
         else:
             factor_y = height / h if height is not None else width / w  # type: ignore[operator]
             factor_x = width / w if width is not None else factor_y
         out_width, out_height = max(1, round(w * factor_x)), max(1, round(h * factor_y))
+        if max(out_width, out_height) > MAX_SIDE:
+            raise ValueError(
+                f"the picture would be {out_width} x {out_height} pixels, at most {MAX_SIDE} a side; draw it in crops"
+            )
         shift = torch.tensor([x, y], dtype=self.means.dtype, device=self.means.device)
         model = replace(self, means=self.means - shift)
         if factor_x != 1.0 or factor_y != 1.0:
@@ -153,4 +160,8 @@ class ImageGaussians:
     def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote; ValueError for a missing, damaged or other file."""
         tensors, about = load_tensors(path, _TENSORS, format=_FORMAT, version=_VERSION)
-        return cls(**tensors, width=int(about["width"]), height=int(about["height"]), channels=about["channels"])
+        try:
+            width, height, channels = int(about["width"]), int(about["height"]), cast(Channels, about["channels"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path}: its header lacks width, height or channels ({error})") from error
+        return cls(**tensors, width=width, height=height, channels=channels)

@@ -13,6 +13,11 @@ from splat.core.project_image import project_image
 from splat.core.rasterize_l2 import L2Step, rasterize_l2
 
 
+def kernel_energy(log_scales: Tensor) -> Tensor:
+    """[N] |G|^2, the integral of the squared Gaussian: pi s1 s2."""
+    return math.pi * log_scales.sum(-1).exp()
+
+
 class ColorSystem:
     """A c = I: A [pixels, N] holds the weights of N fixed shapes. A is never stored: A c is a render, A^T r the
     gradient of a render with respect to the colours."""
@@ -21,8 +26,8 @@ class ColorSystem:
         with torch.no_grad():
             self.splats: Splats2D = project_image(means, log_scales, angles, width=width, height=height)
             self.tiles: TileLists = bin_splats(self.splats, width=width, height=height, depth_order=False)
-            # Diagonal of A^T A: the integral of G^2 is pi s1 s2. The floor keeps Gaussians below a pixel tame.
-            self.energy = (math.pi * log_scales.sum(-1).exp()).clamp_min(0.25)
+            # Diagonal of A^T A. The floor keeps Gaussians below a pixel tame.
+            self.energy = kernel_energy(log_scales).clamp_min(0.25)
 
     def step(self, colors: Tensor, target_tiles: Tensor) -> L2Step:
         """Residual target - A c, and A^T (A c - target) as v_colors[0]. target_tiles: tiled, see rasterize_l2."""
