@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -28,7 +28,7 @@ class RenderImage:
     """Output pixels per pixel of the fitted picture."""
     crop: tuple[float, float, float, float] | None = None
     """X Y W H in pixels of the fitted picture: draw only this part."""
-    bits: int = 8
+    bits: Literal[8, 16] = 8
     """Bits per channel of the PNG, 8 or 16."""
 
     def run(self) -> int:
@@ -38,8 +38,6 @@ class RenderImage:
         from splat.image.model import ImageGaussians
         from splat.image.picture import write_picture
 
-        if self.bits not in (8, 16):
-            raise ValueError(f"--bits must be 8 or 16, got {self.bits}")
         model = ImageGaussians.load(self.model)
         with torch.no_grad():
             picture = model.render(height=self.height, width=self.width, scale=self.scale, crop=self.crop)
