@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -181,13 +182,20 @@ def test_meta_is_a_whole_dict_although_some_of_it_comes_late() -> None:
         return rasterization(**arguments(5))[2]
 
     names = ("isect_ids", "flatten_ids", "conics")
-    for copy in (dict(fresh()), {**fresh()}, dict(fresh().items()), {} | fresh()):
+    copies = (dict(fresh()), {**fresh()}, dict(fresh().items()), {} | fresh(), fresh() | {}, fresh().copy())
+    for copy in (*copies, deepcopy(fresh()), {k: fresh().pop(k) for k in names}):
         assert all(isinstance(copy[name], Tensor) for name in names)
     assert all(v is not None for v in fresh().values())
     assert isinstance(fresh().get("isect_ids"), Tensor) and fresh().get("none", 3) == 3 and "isect_ids" in fresh()
     meta = fresh()
     meta["conics"] = 7
-    assert meta["conics"] == 7 and meta["isect_ids"] is meta["isect_ids"]
+    meta.update(depths=8)
+    assert (
+        meta["conics"] == 7
+        and meta["depths"] == 8
+        and isinstance(meta, dict)
+        and meta["isect_ids"] is meta["isect_ids"]
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, ItemsView, Iterator, ValuesView
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,11 @@ from splat.core.project import Splats2D
 
 class Meta(dict[str, Any]):
     """A dict some of whose values are computed when they are first read: few callers want them, and they cost as much
-    as a stage of the render."""
+    as a stage of the render. dict's own methods look past __getitem__, hence those of MutableMapping."""
 
     def __init__(self, values: dict[str, Any], later: dict[str, Callable[[], Any]]) -> None:
-        super().__init__(values)
+        super().__init__(values | dict.fromkeys(later))
         self._later = dict(later)
-        for name in later:
-            super().__setitem__(name, None)
 
     def __getitem__(self, name: str) -> Any:
         if name in self._later:
@@ -36,19 +34,20 @@ class Meta(dict[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()  # overridden so that dict(meta) and {**meta} go through __getitem__
 
-    def get(self, name: str, default: Any = None) -> Any:
-        if name not in self:
-            return default
-        return self[name]
+    def __or__(self, other: Any) -> Any:
+        return dict(self) | other
 
-    def _all(self) -> dict[str, Any]:
-        return {name: self[name] for name in self}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        return self._all().items()
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
 
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        return self._all().values()
+    get = MutableMapping.get  # type: ignore[assignment]
+    pop = MutableMapping.pop
+    items = MutableMapping.items  # type: ignore[assignment]
+    values = MutableMapping.values  # type: ignore[assignment]
+    update = MutableMapping.update
 
 
 @dataclass(frozen=True)
@@ -79,56 +78,58 @@ class Layout:
             value = value.new_zeros(self.images * self.count, *tail).index_copy(0, self.rows, value)
         return value.reshape(self.images, self.count, *tail)
 
-    def ids(self) -> dict[str, Tensor | None]:
-        """batch_ids, camera_ids and gaussian_ids, each int64 [nnz]; None when dense."""
-        if self.rows is None:
-            return {"batch_ids": None, "camera_ids": None, "gaussian_ids": None}
-        cameras, count = max(1, self.cameras), max(1, self.count)
-        image, gaussian = self.rows // count, self.rows % count
-        return {"batch_ids": image // cameras, "camera_ids": image % cameras, "gaussian_ids": gaussian}
+    def ids(self, step: int, size: int) -> Tensor | None:
+        """int64 [nnz]: which of `size` things each packed splat belongs to, one coming every `step` splats of the dense
+        layout. None when dense."""
+        return None if self.rows is None else self.rows // max(1, step) % max(1, size)
 
 
 def make_meta(layout: Layout, splats: Splats2D, held: Tensor, tiles: TileLists) -> Meta:
-    """
+    """gsplat's names and what they hold.
+
     Args:
         splats: [I, N].
         held: the tensor of 2D means whose gradient the caller reads, in the layout of meta.
     """
     columns, rows = -(-tiles.width // TILE), -(-tiles.height // TILE)
+    scenes, cameras, count = math.prod(layout.batch), layout.cameras, layout.count
 
     def flatten_ids() -> Tensor:
         if layout.rows is None:
             return tiles.entries
-        position = tiles.entries.new_zeros(layout.images * layout.count)
+        position = tiles.entries.new_zeros(scenes * cameras * count)
         position[layout.rows] = torch.arange(len(layout.rows), dtype=position.dtype, device=position.device)
         return position[tiles.entries.long()]
 
     def isect_ids() -> Tensor:
         """image | tile | depth bits (32); the tile takes as many bits as the number of tiles."""
-        lists = torch.arange(layout.images * rows * columns, device=tiles.entries.device)
+        lists = torch.arange(scenes * cameras * rows * columns, device=tiles.entries.device)
         image, tile = lists // (rows * columns), lists % (rows * columns)
         high = ((image << (rows * columns).bit_length()) | tile) << 32
         depths = splats.depths.detach().float().flatten()[tiles.entries.long()]
-        return high.repeat_interleave(tiles.offsets.diff()) | depths.view(torch.int32).long()  # depths: not negative
+        return high.repeat_interleave(tiles.offsets.diff()) | (depths.view(torch.int32).long() & 0xFFFFFFFF)
 
-    values = layout.ids() | {
-        "radii": layout.outward(splats.radii),
+    values: dict[str, Any] = {
         "means2d": held,
         "tile_width": columns,
         "tile_height": rows,
         "width": tiles.width,
         "height": tiles.height,
         "tile_size": TILE,
-        "n_batches": math.prod(layout.batch),
-        "n_cameras": layout.cameras,
+        "n_batches": scenes,
+        "n_cameras": cameras,
     }
-    later: dict[str, Callable[[], Tensor]] = {
+    later: dict[str, Callable[[], Tensor | None]] = {
+        "batch_ids": lambda: layout.ids(cameras * count, scenes),
+        "camera_ids": lambda: layout.ids(count, cameras),
+        "gaussian_ids": lambda: layout.ids(1, count),
+        "radii": lambda: layout.outward(splats.radii),
         "depths": lambda: layout.outward(splats.depths),
         "conics": lambda: layout.outward(splats.conics),
         "opacities": lambda: layout.outward(splats.opacities),
-        "tiles_per_gauss": lambda: layout.outward(tiles.tiles_per_splat.view(layout.images, layout.count).int()),
+        "tiles_per_gauss": lambda: layout.outward(tiles.tiles_per_splat.view(scenes * cameras, count).int()),
         "isect_ids": isect_ids,
         "flatten_ids": flatten_ids,
-        "isect_offsets": lambda: tiles.offsets[:-1].view(*layout.batch, layout.cameras, rows, columns).int(),
+        "isect_offsets": lambda: tiles.offsets[:-1].view(*layout.batch, cameras, rows, columns).int(),
     }
     return Meta(values, later)
