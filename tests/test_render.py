@@ -204,13 +204,13 @@ def test_nothing_to_see_is_differentiable(output: str, count: int, cameras: int,
 def test_the_reference_makes_its_tensors_where_its_inputs_are() -> None:
     g, c = scene(6, torch.float64)
     image = render(g, c, backend="reference").color.detach()
-    by_covariance = (torch.rand(6, 2) * 30, torch.eye(2).repeat(6, 1, 1) * 4, torch.rand(6, 3), (40, 32))
-    drawn, _ = splat.rasterize_image(*by_covariance, backend="reference")
+    by_axes = (torch.rand(6, 2) * 30, (torch.ones(6, 2), torch.ones(6)), torch.rand(6, 3), (40, 32))
+    drawn, _ = splat.rasterize_image(*by_axes, backend="reference")
     loss = splat.photometric_loss(image, image * 0.9, backend="reference")
     # What is made without naming a device lands on meta, and mixing the two is an error.
     with torch.device("meta"):
         assert torch.equal(render(g, c, backend="reference").color, image)
-        assert torch.equal(splat.rasterize_image(*by_covariance, backend="reference")[0], drawn)
+        assert torch.equal(splat.rasterize_image(*by_axes, backend="reference")[0], drawn)
         assert torch.equal(splat.photometric_loss(image, image * 0.9, backend="reference"), loss)
         assert not g.select(torch.arange(0, device="cpu")).means.is_meta
         assert render(g, c[:0], backend="reference").color.device.type == "cpu"
