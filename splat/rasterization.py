@@ -105,22 +105,10 @@ def rasterization(
     scenes.check("RGB" in render_mode)
     batch, cameras, count = means.shape[:-2], viewmats.shape[-3], means.shape[-2]
     scenes = scenes.merged(math.prod(batch)).without_broken()
-    each = scenes.split()
-    parts = [one.project(width, height, options) for one in each]
-    splats = Splats2D(*(_join([getattr(part, f.name) for part in parts]) for f in fields(Splats2D)))
-    channels = []
-    if "RGB" in render_mode:
-        channels.append(_join([one.features(part.radii) for one, part in zip(each, parts, strict=True)]))
-    if "D" in render_mode:
-        channels.append(splats.depths[..., None])
-    features = torch.cat(channels, -1) if len(channels) > 1 else channels[0]
-    behind = None
-    if scenes.backgrounds is not None and "RGB" in render_mode:
-        behind = F.pad(scenes.backgrounds.flatten(0, 1), (0, len(channels) - 1))  # depth 0
-    if not math.prod(batch):  # one scene of zeros was drawn instead
+    splats, features, behind = scenes.prepare(width, height, options, render_mode)
+    if not math.prod(batch):  # one scene of zeros was prepared instead
         splats = Splats2D(*(getattr(splats, f.name)[:0] for f in fields(Splats2D)))
         features, behind = features[:0], None if behind is None else behind[:0]
-
     rows = (splats.radii > 0).all(-1).flatten().nonzero()[:, 0] if packed else None
     layout = Layout(tuple(batch), cameras, count, rows)
     # The means that the caller holds lie between the projection and the rasterisation.
@@ -223,6 +211,8 @@ class _Scenes:
 
     def split(self) -> list[_Scenes]:
         """The scenes of a merged batch."""
+        if len(self.means) == 1:  # a view: the gradient of v[0] would be a copy
+            return [replace(self, **{k: v.squeeze(0) for k, v in self._tensors().items()})]
         return [replace(self, **{k: v[b] for k, v in self._tensors().items()}) for b in range(len(self.means))]
 
     def without_broken(self) -> _Scenes:
@@ -236,6 +226,22 @@ class _Scenes:
         keep_colors = keep[:, None].expand(self.colors.shape[:3]) if self.by_view else keep
         changed: dict[str, Any] = {name: keep_rows(v, keep) for name, v in values.items()}
         return replace(self, **changed, colors=keep_rows(self.colors, keep_colors))
+
+    def prepare(
+        self, width: int, height: int, options: ProjectOptions, render_mode: RenderMode
+    ) -> tuple[Splats2D, Tensor, Tensor | None]:
+        """A merged batch as I = B * C images: splats [I, N], features [I, N, X], backgrounds [I, X]."""
+        each = self.split()
+        parts = [one.project(width, height, options) for one in each]
+        splats = Splats2D(*(_join([getattr(part, f.name) for part in parts]) for f in fields(Splats2D)))
+        channels, behind = [], None
+        if "RGB" in render_mode:
+            channels.append(_join([one.features(part.radii) for one, part in zip(each, parts, strict=True)]))
+        if "D" in render_mode:
+            channels.append(splats.depths[..., None])
+        if self.backgrounds is not None and "RGB" in render_mode:
+            behind = F.pad(self.backgrounds.flatten(0, 1), (0, len(channels) - 1))  # depth 0
+        return splats, torch.cat(channels, -1) if len(channels) > 1 else channels[0], behind
 
     def project(self, width: int, height: int, options: ProjectOptions) -> Splats2D:
         """Of one scene."""

@@ -16,7 +16,6 @@ from tests.scenes import scene3d
 
 MODES = [("RGB", 3), ("D", 1), ("ED", 1), ("RGB+D", 4), ("RGB+ED", 4)]
 BY_GAUSSIAN = ("means", "quats", "scales", "opacities", "colors")
-PACKABLE = ("radii", "means2d", "depths", "conics", "opacities", "tiles_per_gauss")
 
 
 def arguments(count: int = 30, dtype: torch.dtype = torch.float32, cameras: int = 2) -> dict[str, Any]:
@@ -236,12 +235,9 @@ def test_packing_changes_no_bit_of_the_picture_nor_of_the_gradients() -> None:
 def test_gsplats_default_strategy_grows_and_prunes(packed: bool, absgrad: bool) -> None:
     strategies = pytest.importorskip("gsplat.strategy", reason="gsplat (a dev extra) is the oracle here")
     a = arguments(40)
-    values = {
-        "means": a["means"],
-        "quats": a["quats"],
+    values = {name: a[name] for name in BY_GAUSSIAN} | {
         "scales": a["scales"].log(),
         "opacities": a["opacities"].logit(),
-        "colors": a["colors"],
     }
     values["opacities"][0] = -8.0  # to be pruned
     params = torch.nn.ParameterDict({k: torch.nn.Parameter(v) for k, v in values.items()})
