@@ -8,27 +8,47 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from splat.core.checks import Arguments, check_int, check_size
 from splat.core.project import CAMERA_MODELS, CameraModel
 from splat.core.reference.project import rotation
 
 
-def _vectors(value: Tensor | Sequence[float] | Sequence[Sequence[float]], name: str) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.float32)
+def _vectors(name: str, value: Tensor | Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+    """[C, 3] float32."""
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be numbers of shape [3] or [C, 3], got {value!r}") from error
     tensor = tensor[None] if tensor.dim() == 1 else tensor
     if tensor.dim() != 2 or tensor.shape[1] != 3:
         raise ValueError(f"{name} must have shape [3] or [C, 3], got {list(tensor.shape)}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
     return tensor
 
 
-def _intrinsics(width: int, height: int, fov_y: float | None, focal: float | None, count: int) -> Tensor:
+def _intrinsics(width: int, height: int, fov_y: float | None, focal: float | None) -> Tensor:
+    """[3, 3]."""
+    check_size(width, height)
     if (fov_y is None) == (focal is None):
         raise ValueError("give either fov_y (degrees) or focal (pixels)")
-    if fov_y is not None and not 0 < fov_y < 180:
-        raise ValueError(f"fov_y must be between 0 and 180 degrees, got {fov_y}")
-    f = focal if focal is not None else 0.5 * height / math.tan(math.radians(fov_y or 0) / 2)
-    return torch.tensor([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1]]).repeat(count, 1, 1)
+    if focal is None:
+        assert fov_y is not None
+        if not 0 < fov_y < 180:
+            raise ValueError(f"fov_y must be between 0 and 180 degrees, got {fov_y}")
+        focal = 0.5 * height / math.tan(math.radians(fov_y) / 2)
+    if not 0 < focal < math.inf:
+        raise ValueError(f"focal must be positive and finite, got {focal}")
+    return torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def _rigid(rotations: Tensor, translations: Tensor) -> Tensor:
+    """[C, 3, 3] and [C, 3] -> [C, 4, 4]."""
+    top = torch.cat([rotations, translations[..., None]], -1)
+    return torch.cat([top, top.new_tensor([0, 0, 0, 1]).expand(len(top), 1, 4)], 1)
 
 
 @dataclass(frozen=True)
@@ -44,24 +64,30 @@ class Cameras:
     camera_model: CameraModel = "pinhole"
 
     def __post_init__(self) -> None:
-        count = self.viewmats.shape[0] if self.viewmats.dim() == 3 else -1
-        for name, size in (("viewmats", 4), ("Ks", 3)):
-            value = getattr(self, name)
-            if tuple(value.shape) != (count, size, size):
-                raise ValueError(f"{name} must have shape [C, {size}, {size}], got {list(value.shape)}")
-            if not torch.compiler.is_compiling() and not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{name} must be finite, got NaN or infinity")
-        if self.width < 1 or self.height < 1:
-            raise ValueError(f"width and height must be at least 1 pixel, got {self.width} x {self.height}")
+        check = Arguments()
+        check.floats("viewmats", self.viewmats, "C", 4, 4)
+        check.floats("Ks", self.Ks, "C", 3, 3)
+        check_size(self.width, self.height)
+        if not torch.compiler.is_compiling():  # these look at values, which would cut the graph
+            for name in ("viewmats", "Ks"):
+                if not bool(torch.isfinite(getattr(self, name)).all()):
+                    raise ValueError(f"{name} must be finite, got NaN or infinity")
+            if not bool((self.Ks.diagonal(dim1=1, dim2=2)[:, :2] > 0).all()):
+                raise ValueError("Ks must have positive focal lengths at [0, 0] and [1, 1]")
         if self.camera_model not in CAMERA_MODELS:
             raise ValueError(f"camera_model must be one of {', '.join(CAMERA_MODELS)}, got {self.camera_model!r}")
 
     def __len__(self) -> int:
         return self.viewmats.shape[0]
 
-    def __getitem__(self, index: int | slice | Tensor) -> Self:
-        """One camera (still with a leading dimension of 1) or several."""
-        rows = slice(index, index + 1 or None) if isinstance(index, int) else index
+    def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> Self:
+        """One camera (still with a leading dimension of 1) or several; a negative index counts from the end."""
+        if not isinstance(index, (slice, Tensor, Sequence)):
+            check_int("index", index)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"index must be in {-len(self)} .. {len(self) - 1}, got {index}")
+            index = [index]
+        rows = index[None] if isinstance(index, Tensor) and index.dim() == 0 else index
         return replace(self, viewmats=self.viewmats[rows], Ks=self.Ks[rows])
 
     @property
@@ -75,6 +101,8 @@ class Cameras:
 
     def scaled(self, factor: float) -> Self:
         """The same views with pictures `factor` times as large."""
+        if not 0 < factor < math.inf:
+            raise ValueError(f"factor must be positive and finite, got {factor}")
         width, height = max(1, round(self.width * factor)), max(1, round(self.height * factor))
         stretch = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(self, Ks=stretch[:, None] * self.Ks, width=width, height=height)
@@ -82,6 +110,8 @@ class Cameras:
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
         """All cameras of `parts`, which must agree in size and model."""
+        if not parts:
+            raise ValueError("parts must hold at least one Cameras")
         first = parts[0]
         for part in parts:
             if (part.width, part.height, part.camera_model) != (first.width, first.height, first.camera_model):
@@ -101,19 +131,25 @@ class Cameras:
         focal: float | None = None,
     ) -> Self:
         """Cameras at `eye` ([3] or [C, 3]) that look at `target`, with `up` towards the top of the picture."""
-        eyes, to, upward = _vectors(eye, "eye"), _vectors(target, "target"), _vectors(up, "up")
+        eyes, to, upward = _vectors("eye", eye), _vectors("target", target), _vectors("up", up)
+        to, upward, count = to.to(eyes.device), upward.to(eyes.device), len(eyes)
+        for name, value in (("target", to), ("up", upward)):
+            if len(value) not in (1, count):
+                raise ValueError(f"{name} must have shape [3] or [C, 3] = [{count}, 3], got {list(value.shape)}")
         forward = to - eyes
-        if bool((forward.norm(dim=-1) == 0).any()):
+        # Closer than float32 can tell at this distance from the origin, the direction would be rounding noise.
+        if bool((forward.norm(dim=-1) <= 1e-6 * (eyes.norm(dim=-1) + to.norm(dim=-1))).any()):
             raise ValueError("eye and target must differ")
-        forward = torch.nn.functional.normalize(forward, dim=-1)
-        right = torch.linalg.cross(forward, upward.expand_as(forward))
+        forward = F.normalize(forward, dim=-1, eps=0.0)
+        if bool((upward == 0).all(-1).any()):
+            raise ValueError("up must not be zero")
+        right = torch.linalg.cross(forward, F.normalize(upward, dim=-1, eps=0.0).expand_as(forward))
         if bool((right.norm(dim=-1) < 1e-6).any()):
             raise ValueError("up must not be parallel to the viewing direction")
-        right = torch.nn.functional.normalize(right, dim=-1)
-        viewmats = torch.eye(4).repeat(len(eyes), 1, 1)
-        viewmats[:, :3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
-        viewmats[:, :3, 3:] = -viewmats[:, :3, :3] @ eyes[..., None]
-        return cls(viewmats, _intrinsics(width, height, fov_y, focal, len(eyes)), width, height)
+        right = F.normalize(right, dim=-1)
+        turn = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
+        Ks = _intrinsics(width, height, fov_y, focal).to(eyes).repeat(count, 1, 1)
+        return cls(_rigid(turn, -(turn @ eyes[..., None])[..., 0]), Ks, width, height)
 
     @classmethod
     def orbit(
@@ -128,6 +164,7 @@ class Cameras:
         fov_y: float = 50.0,
     ) -> Self:
         """`count` cameras on a circle around the z axis through `target`, `elevation` degrees above it."""
+        check_int("count", count, 0)
         turn = torch.arange(count) / max(count, 1) * 2 * math.pi
         e = math.radians(elevation)
         offsets = torch.stack(
@@ -138,14 +175,20 @@ class Cameras:
     @classmethod
     def from_colmap(cls, qvecs: Tensor, tvecs: Tensor, Ks: Tensor, *, width: int, height: int) -> Self:
         """From COLMAP's image poses: qvecs [C, 4] wxyz and tvecs [C, 3], world to camera."""
-        viewmats = torch.eye(4, dtype=qvecs.dtype).repeat(len(qvecs), 1, 1)
-        viewmats[:, :3, :3] = rotation(qvecs)
-        viewmats[:, :3, 3] = tvecs
-        return cls(viewmats, Ks, width, height)
+        check = Arguments()
+        check.floats("qvecs", qvecs, "C", 4)
+        check.floats("tvecs", tvecs, "C", 3)
+        if bool((qvecs == 0).all(-1).any()):
+            raise ValueError("qvecs must not hold a zero quaternion")
+        return cls(_rigid(rotation(qvecs), tvecs), Ks, width, height)
 
     @classmethod
     def from_opengl_c2w(cls, c2w: Tensor, Ks: Tensor, *, width: int, height: int) -> Self:
         """From camera-to-world matrices [C, 4, 4] with OpenGL axes (y up, z backward): Blender's and nerfstudio's
         transforms.json."""
+        Arguments().floats("c2w", c2w, "C", 4, 4)
         flip = torch.diag(c2w.new_tensor([1.0, -1.0, -1.0, 1.0]))
-        return cls(torch.linalg.inv(c2w @ flip), Ks, width, height)
+        viewmats, failed = torch.linalg.inv_ex(c2w @ flip)
+        if bool((failed != 0).any()):
+            raise ValueError("c2w must be invertible")
+        return cls(viewmats, Ks, width, height)

@@ -11,6 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from splat.core.checks import Arguments, check_int
+from splat.core.finite import finite_rows, keep_rows
+from splat.core.sh import MAX_DEGREE
 from splat.files import load_tensors, save_tensors
 
 SH_C0 = 0.28209479177387814
@@ -36,17 +39,15 @@ class Gaussians:
     """[N, (degree + 1)^2 - 1, 3] the other coefficients."""
 
     def __post_init__(self) -> None:
-        n = self.means.shape[0] if self.means.dim() == 2 else -1
-        wanted = {"means": (n, 3), "quats": (n, 4), "log_scales": (n, 3), "opacity_logits": (n,), "sh0": (n, 1, 3)}
-        for name, shape in wanted.items():
-            got = tuple(getattr(self, name).shape)
-            if got != shape:
-                raise ValueError(f"{name} must have shape {list(shape)}, got {list(got)}")
-        bands = self.shN.shape[1] + 1 if self.shN.dim() == 3 else 0
-        if tuple(self.shN.shape) != (n, bands - 1, 3) or math.isqrt(bands) ** 2 != bands or bands > 25:
-            raise ValueError(
-                f"shN must have shape [{n}, K - 1, 3] with K in 1, 4, 9, 16, 25, got {list(self.shN.shape)}"
-            )
+        check = Arguments()
+        check.tensor("means", self.means, "N", 3)
+        check.tensor("quats", self.quats, "N", 4)
+        check.tensor("log_scales", self.log_scales, "N", 3)
+        check.tensor("opacity_logits", self.opacity_logits, "N")
+        check.tensor("sh0", self.sh0, "N", 1, 3)
+        check.tensor("shN", self.shN, "N", "K - 1", 3)
+        if self.shN.shape[1] + 1 not in (1, 4, 9, 16, 25):
+            raise ValueError(f"shN must have shape [N, K - 1, 3] with K in 1, 4, 9, 16, 25, got {list(self.shN.shape)}")
 
     def __len__(self) -> int:
         return self.means.shape[0]
@@ -65,6 +66,22 @@ class Gaussians:
     def opacities(self) -> Tensor:
         """[N] in 0..1."""
         return self.opacity_logits.sigmoid()
+
+    @property
+    def valid(self) -> Tensor:
+        """bool [N]: can be drawn, all its activated values being finite and its quaternion of a length that is neither
+        0 nor infinite."""
+        lengths = self.quats.square().sum(-1)
+        good = torch.isfinite(lengths) & (lengths > 0)
+        for value in (self.means, self.scales, self.opacities, self.sh0, self.shN):
+            good &= finite_rows(value, 0)
+        return good
+
+    def with_invalid_hidden(self) -> Self:
+        """With those that are not `valid` made transparent and harmless; their gradients are zeros."""
+        keep = self.valid
+        fills = {"quats": 1.0, "opacity_logits": -math.inf}
+        return replace(self, **{k: keep_rows(v, keep, fills.get(k, 0.0)) for k, v in self.parameters().items()})
 
     def parameters(self) -> dict[str, Tensor]:
         """The tensors by name."""
@@ -111,13 +128,14 @@ class Gaussians:
         Args:
             points: [N, 3] world.
             colors: [N, 3] in 0..1.
+            opacity: between 0 and 1, without them (their logits are infinite).
         """
-        if points.dim() != 2 or points.shape[1] != 3 or colors.shape != points.shape:
-            raise ValueError(
-                f"points and colors must have shape [N, 3], got {list(points.shape)}, {list(colors.shape)}"
-            )
-        if not 0 <= sh_degree <= 4:
-            raise ValueError(f"sh_degree must be in 0 .. 4, got {sh_degree}")
+        check = Arguments()
+        check.floats("points", points, "N", 3)
+        check.floats("colors", colors, "N", 3)
+        check_int("sh_degree", sh_degree, 0, MAX_DEGREE)
+        if not 0 < opacity < 1:
+            raise ValueError(f"opacity must be between 0 and 1, without them, got {opacity}")
         count = points.shape[0]
         quats = points.new_zeros(count, 4)
         quats[:, 0] = 1
@@ -133,6 +151,7 @@ class Gaussians:
     @classmethod
     def random(cls, count: int, *, extent: float = 1.0, sh_degree: int = 0, seed: int = 0) -> Self:
         """`count` Gaussians in the cube [-extent, extent]^3, sized to fill it."""
+        check_int("count", count, 0)
         g = torch.Generator().manual_seed(seed)
         points = (torch.rand(count, 3, generator=g) * 2 - 1) * extent
         result = cls.from_points(points, torch.rand(count, 3, generator=g), sh_degree=sh_degree)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from splat.cameras import Cameras
 from splat.core.binning import TileLists, bin_splats
+from splat.core.checks import Arguments, check_int, check_type
+from splat.core.finite import all_finite
 from splat.core.ops import Backend
 from splat.core.project import ProjectOptions, Splats2D, project
 from splat.core.rasterize import RasterizeOptions, rasterize
@@ -40,11 +42,8 @@ class RenderInfo:
 
     @property
     def invalid(self) -> int:
-        """Number of Gaussians that were culled because they are degenerate or not finite."""
-        g = self.gaussians
-        finite = torch.isfinite(g.means).all(-1) & torch.isfinite(g.quats).all(-1) & (g.quats != 0).any(-1)
-        finite &= torch.isfinite(g.scales).all(-1) & torch.isfinite(g.opacities)
-        return int((~finite).sum())
+        """Number of Gaussians that are not drawn because they are degenerate or not finite."""
+        return int((~self.gaussians.valid).sum())
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,29 @@ def render(
         sh_degree: harmonics to use (default: all that are stored).
         ids: int64 [N], breaks ties of depth (default: the index).
         backend: reference, cpu or cuda (default: by the device).
+
+    Gaussians with a value that is not finite are left out, and get gradients of zero (see `RenderInfo.invalid`).
     """
+    check_type("gaussians", gaussians, Gaussians)
+    check_type("cameras", cameras, Cameras)
+    backgrounds = None if background is None else _backgrounds(background, gaussians, len(cameras))
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
-    p = options.project
-    projection = ProjectOptions(p.eps2d, p.near_plane, p.far_plane, p.radius_clip, cameras.camera_model, p.antialiased)
+    check_int("sh_degree", degree, 0, gaussians.sh_degree)
+    given, scales, opacities = gaussians, gaussians.scales, gaussians.opacities
+    # Broken means and quaternions are culled by the projection, and get no gradient there.
+    if not all_finite(scales, opacities, gaussians.sh0, gaussians.shN):
+        gaussians = gaussians.with_invalid_hidden()
+        scales, opacities = gaussians.scales, gaussians.opacities
     splats = project(
         gaussians.means,
         gaussians.quats,
-        gaussians.scales,
-        gaussians.opacities,
+        scales,
+        opacities,
         cameras.viewmats,
         cameras.Ks,
         width=cameras.width,
         height=cameras.height,
-        options=projection,
+        options=replace(options.project, camera_model=cameras.camera_model),
         backend=backend,
     )
     colors = sh_colors(
@@ -106,15 +114,18 @@ def render(
         cutoff=how.cutoff,
         backend=backend,
     )
-    backgrounds = None
-    if background is not None:
-        if background.shape not in ((3,), (len(cameras), 3)):
-            raise ValueError(f"background must have shape [3] or [C, 3], got {list(background.shape)}")
-        shared = background.expand(len(cameras), 3)
-        backgrounds = torch.cat([shared, shared.new_zeros(len(cameras), 1)], -1)
     # Depth is one more channel of the same pass.
     features = torch.cat([colors, splats.depths[..., None]], -1)
     image, alphas = rasterize(splats, features, tiles, backgrounds=backgrounds, options=how, backend=backend)
     alpha = alphas[..., None]
     depth = image[..., 3:] / alpha.clamp_min(1e-10)
-    return Rendered(image[..., :3], alpha, depth, RenderInfo(gaussians, splats, tiles))
+    return Rendered(image[..., :3], alpha, depth, RenderInfo(given, splats, tiles))
+
+
+def _backgrounds(background: Tensor, gaussians: Gaussians, cameras: int) -> Tensor:
+    """[C, 4]: the colour of each camera's background, and depth 0."""
+    check = Arguments()
+    check.floats("means", gaussians.means, "N", 3)
+    check.floats("background", background, *(() if getattr(background, "ndim", 1) == 1 else (cameras,)), 3)
+    shared = background.expand(cameras, 3)
+    return torch.cat([shared, shared.new_zeros(cameras, 1)], -1)

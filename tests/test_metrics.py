@@ -97,5 +97,5 @@ def test_the_loss_refuses_what_it_cannot_do() -> None:
     a, b = (v[None] for v in pair(8, 8))
     with pytest.raises(ValueError, match="target must not require a gradient"):
         l1_ssim(a, b.requires_grad_(True))
-    with pytest.raises(ValueError, match=r"same shape \[B, H, W, D\]"):
+    with pytest.raises(ValueError, match=r"target must have shape \[B, H, W, D\] = \[1, 8, 8, 3\], got \[1, 4, 8, 3\]"):
         l1_ssim(a, b.detach()[:, :4])

@@ -12,6 +12,7 @@ import torch
 
 import splat
 from splat.core.ops import choose_backend
+from tests.scenes import scene3d
 
 PACKAGE = Path(splat.__file__).parent
 
@@ -60,6 +61,34 @@ def test_the_backend_follows_the_tensor_the_argument_and_the_environment(monkeyp
     monkeypatch.delenv("SPLAT_BACKEND")
     with pytest.raises(ValueError, match="backend 'cuda' cannot take tensors on cpu"):
         choose_backend(torch.zeros(1), "cuda")
+    with pytest.raises(ValueError, match=r"backend 'cpu' takes float32 here, got torch\.float64"):
+        choose_backend(torch.zeros(1, dtype=torch.float64), "cpu")
+
+
+def test_second_derivatives_are_refused_and_first_ones_with_create_graph_are_not() -> None:
+    scene = scene3d(5)
+    gaussians, image = splat.Gaussians.random(5, sh_degree=1).requires_grad_(), torch.rand(1, 12, 12, 3)
+    cameras = splat.Cameras.orbit(1, radius=4, width=12, height=12)
+    leaf = image.clone().requires_grad_(True)
+    angles = torch.zeros(5, requires_grad=True)
+    axes = (torch.zeros(5, 2), angles)
+    drawn, _ = splat.rasterize_image(torch.rand(5, 2) * 12, axes, torch.rand(5, 3), (12, 12))
+    scene.means.requires_grad_(True)
+    with_absgrad, _, _ = splat.rasterization(
+        *(scene.means, scene.quats, scene.scales, scene.opacities, scene.sh0[:, 0]),
+        *(scene.viewmats, scene.Ks, scene.width, scene.height),
+        absgrad=True,
+    )
+    for value, at in (
+        (splat.render(gaussians, cameras).color.square().sum(), gaussians.means),
+        (splat.render(gaussians, cameras).color.square().sum(), gaussians.sh0),
+        (splat.photometric_loss(leaf, image), leaf),
+        (drawn.square().sum(), angles),
+        (with_absgrad.square().sum(), scene.means),
+    ):
+        (first,) = torch.autograd.grad(value, at, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"splat::\w+ has no second derivatives; backend='reference'"):
+            torch.autograd.grad(first.sum(), at)
 
 
 def test_threads_are_set_and_bad_numbers_refused() -> None:
@@ -67,5 +96,8 @@ def test_threads_are_set_and_bad_numbers_refused() -> None:
     splat.set_num_threads(3)
     assert splat.get_num_threads() == 3
     splat.set_num_threads(threads)
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-        splat.set_num_threads(0)
+    with pytest.raises(ValueError, match=r"n must be in 1 \.\. 1024, got 100000"):
+        splat.set_num_threads(100_000)
+    with pytest.raises(TypeError, match=r"n must be an int, got float 2\.0"):
+        splat.set_num_threads(2.0)  # type: ignore[arg-type]
+    assert splat.get_num_threads() == threads

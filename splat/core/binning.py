@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from splat.core import ops
+from splat.core.checks import Arguments, check_size
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
 from splat.core.reference import binning as reference
@@ -42,6 +44,17 @@ class TileLists:
         return self.splat_offsets.diff()
 
 
+def check_splats(splats: Splats2D) -> Arguments:
+    """Checks the splats' own tensors; the result knows C and N and goes on with what belongs to them."""
+    check = Arguments()
+    check.floats("means2d", splats.means2d, "C", "N", 2)
+    check.floats("depths", splats.depths, "C", "N")
+    check.floats("conics", splats.conics, "C", "N", 3)
+    check.floats("opacities", splats.opacities, "C", "N")
+    check.integers("radii", splats.radii, torch.int32, "C", "N", 2)
+    return check
+
+
 def bin_splats(
     splats: Splats2D,
     *,
@@ -63,12 +76,12 @@ def bin_splats(
             over processes, the drawing order does not change either.
         cutoff: least weight that is drawn.
     """
-    if width < 1 or height < 1:
-        raise ValueError(f"width and height must be at least 1 pixel, got {width} x {height}")
-    if not cutoff > 0:
-        raise ValueError(f"cutoff must be positive, got {cutoff}")
-    if ids is not None and (ids.dtype != torch.int64 or ids.shape != splats.means2d.shape[1:2]):
-        raise ValueError(f"ids must be int64 [N] = [{splats.means2d.shape[1]}], got {ids.dtype} {list(ids.shape)}")
+    check_size(width, height)
+    if not 0 < cutoff < math.inf:
+        raise ValueError(f"cutoff must be positive and finite, got {cutoff}")
+    check = check_splats(splats)
+    if ids is not None:
+        check.integers("ids", ids, torch.int64, "N")
     depths = splats.depths if depth_order else None
     depths = None if depths is None else depths.detach()
     means2d, conics, opacities = splats.means2d.detach(), splats.conics.detach(), splats.opacities.detach()

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 
+from splat.core.checks import check_int
+
 Backend = Literal["reference", "cpu", "cuda"]
 
 _LIBRARY = Path(__file__).parent.parent / "_C.abi3.so"
@@ -55,9 +57,10 @@ def _warn_once() -> None:
         )
 
 
-def choose_backend(tensor: torch.Tensor, backend: Backend | None = None) -> Backend:
+def choose_backend(tensor: torch.Tensor, backend: Backend | None = None, *, float64: bool = False) -> Backend:
     """The backend for a call: `backend`, else the variable SPLAT_BACKEND, else by the device and dtype of `tensor`
-    (float64 goes to the reference, which is the only one that takes it everywhere)."""
+    (float64 goes to the reference, which is the only one that takes it everywhere). float64: the stage's kernels take
+    it too, so it may be asked for."""
     asked = backend or os.environ.get("SPLAT_BACKEND") or None
     if asked is not None and asked not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {asked!r}")
@@ -68,6 +71,8 @@ def choose_backend(tensor: torch.Tensor, backend: Backend | None = None) -> Back
     wanted = asked or tensor.device.type
     if wanted not in get_args(Backend) or wanted != tensor.device.type:
         raise ValueError(f"backend {wanted!r} cannot take tensors on {tensor.device}; move them or pass backend=None")
+    if tensor.dtype == torch.float64 and not float64:
+        raise ValueError(f"backend {wanted!r} takes float32 here, got {tensor.dtype}; pass backend='reference'")
     if wanted == "cuda":
         raise RuntimeError("this build has no CUDA kernels; use .cpu() tensors or backend='reference'")
     if not available:
@@ -93,16 +98,24 @@ def register_fake(op: str) -> Callable[[_Function], _Function]:
 
 
 def register_autograd(op: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-    """The gradient of `op` (torch.library.register_autograd)."""
+    """The gradient of `op` (torch.library.register_autograd), which `backward` takes from the op `<op>_backward`. That
+    one has no gradient: asked for it, it says so (torch would only warn, and give zeros)."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError(f"{op} has no second derivatives; backend='reference' in float64 has them")
+
     if available:
         torch.library.register_autograd(op, backward, setup_context=setup_context)
+        torch.library.register_autograd(f"{op}_backward", refuse)
+
+
+MAX_THREADS = 1024
 
 
 def set_num_threads(n: int) -> None:
-    """Number of threads that the CPU kernels use (default: the cores this process may run on). Results do not depend
-    on it: same bits for any number."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    """Number of threads that the CPU kernels use, 1 to 1024 (default: the cores this process may run on). Results do
+    not depend on it: same bits for any number."""
+    check_int("n", n, 1, MAX_THREADS)
     if available:
         torch.ops.splat.set_num_threads(n)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from splat.core import ops
+from splat.core.checks import Arguments, check_size
 from splat.core.ops import Backend, choose_backend
 from splat.core.reference import project as reference
 
@@ -49,19 +51,12 @@ class ProjectOptions:
     def __post_init__(self) -> None:
         if self.camera_model not in CAMERA_MODELS:
             raise ValueError(f"camera_model must be one of {', '.join(CAMERA_MODELS)}, got {self.camera_model!r}")
-        if self.eps2d < 0:
-            raise ValueError(f"eps2d must not be negative, got {self.eps2d}")
+        for name in ("eps2d", "radius_clip"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
         if not self.near_plane < self.far_plane:
             raise ValueError(f"near_plane must be below far_plane, got {self.near_plane} and {self.far_plane}")
-
-
-def _check(name: str, value: Tensor, shape: tuple[int, ...], text: str, means: Tensor) -> None:
-    if tuple(value.shape) != shape:
-        raise ValueError(f"{name} must have shape {text} = {list(shape)}, got {list(value.shape)}")
-    if value.dtype != means.dtype:
-        raise ValueError(f"{name} must have the dtype of means, {means.dtype}, got {value.dtype}")
-    if value.device != means.device:
-        raise ValueError(f"{name} must be on the device of means, {means.device}, got {value.device}")
 
 
 def project(
@@ -94,22 +89,19 @@ def project(
     Raises:
         ValueError: a shape, dtype or device does not fit, or a camera is not finite.
     """
-    if means.dim() != 2 or means.shape[1] != 3 or not means.is_floating_point():
-        raise ValueError(f"means must be a float tensor of shape [N, 3], got {means.dtype} {list(means.shape)}")
-    count = means.shape[0]
     if (covars is None) == (quats is None or scales is None):
         raise ValueError("give either quats and scales, or covars")
-    if quats is not None and scales is not None:
-        _check("quats", quats, (count, 4), "[N, 4]", means)
-        _check("scales", scales, (count, 3), "[N, 3]", means)
+    check = Arguments()
+    check.floats("means", means, "N", 3)
     if covars is not None:
-        _check("covars", covars, (count, 3, 3), "[N, 3, 3]", means)
-    _check("opacities", opacities, (count,), "[N]", means)
-    cameras = viewmats.shape[0] if viewmats.dim() else 0
-    _check("viewmats", viewmats, (cameras, 4, 4), "[C, 4, 4]", means)
-    _check("Ks", Ks, (cameras, 3, 3), "[C, 3, 3]", means)
-    if width < 1 or height < 1:
-        raise ValueError(f"width and height must be at least 1 pixel, got {width} x {height}")
+        check.floats("covars", covars, "N", 3, 3)
+    else:
+        check.floats("quats", quats, "N", 4)
+        check.floats("scales", scales, "N", 3)
+    check.floats("opacities", opacities, "N")
+    check.floats("viewmats", viewmats, "C", 4, 4)
+    check.floats("Ks", Ks, "C", 3, 3)
+    check_size(width, height)
     if not torch.compiler.is_compiling():
         for name, value in (("viewmats", viewmats), ("Ks", Ks)):
             if not bool(torch.isfinite(value).all()):
@@ -117,7 +109,7 @@ def project(
     o = options
     arguments = (means, quats, scales, covars, opacities, viewmats, Ks, width, height)
     how = (o.eps2d, o.near_plane, o.far_plane, o.radius_clip, CAMERA_MODELS.index(o.camera_model), o.antialiased)
-    if choose_backend(means, backend) == "reference":
+    if choose_backend(means, backend, float64=True) == "reference":
         return Splats2D(*reference.project(*arguments, *how))
     return Splats2D(*torch.ops.splat.project(*arguments, *how))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 
 from splat.core import ops
-from splat.core.binning import ALPHA_MIN, TileLists
+from splat.core.binning import ALPHA_MIN, TILE, TileLists, check_splats
+from splat.core.checks import check_int
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
 from splat.core.reference import rasterize as reference
@@ -36,8 +39,9 @@ class RasterizeOptions:
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:
             raise ValueError(f"blend must be one of {', '.join(BLENDS)}, got {self.blend!r}")
-        if not 1 <= self.topk <= 1024:
-            raise ValueError(f"topk must be in 1 .. 1024, got {self.topk}")
+        check_int("topk", self.topk, 1, 1024)
+        if not 0 < self.cutoff < math.inf:
+            raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}")
 
 
 def rasterize(
@@ -48,6 +52,7 @@ def rasterize(
     backgrounds: Tensor | None = None,
     options: RasterizeOptions = RasterizeOptions(),
     backend: Backend | None = None,
+    absgrad_to: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draws the splats of each tile. Differentiable in means2d, conics, opacities, colors and backgrounds.
 
@@ -55,17 +60,22 @@ def rasterize(
         splats: the splats that `tiles` was made from.
         colors: [C, N, D], any number of channels.
         backgrounds: [C, D], what shows where the splats are transparent.
+        absgrad_to: takes the absolute gradient [C, N, 2] in the backward pass (default: it is left on means2d).
 
     Returns:
         image [C, H, W, D] and alphas [C, H, W]: 1 - transmittance (alpha), the sum of the weights (sum), or
         W / (W + 1e-4) with W the sum of the K largest weights (topk).
     """
-    if colors.dim() != 3 or colors.shape[:2] != splats.opacities.shape or colors.shape[2] < 1:
-        want = [*splats.opacities.shape, "D"]
-        raise ValueError(f"colors must have shape [C, N, D] = {want} with D >= 1, got {list(colors.shape)}")
-    if backgrounds is not None and backgrounds.shape != (colors.shape[0], colors.shape[2]):
-        want = [colors.shape[0], colors.shape[2]]
-        raise ValueError(f"backgrounds must have shape [C, D] = {want}, got {list(backgrounds.shape)}")
+    check = check_splats(splats)
+    check.floats("colors", colors, "C", "N", "D")
+    if colors.shape[2] < 1:
+        raise ValueError(f"colors must have at least one channel, got shape {list(colors.shape)}")
+    if backgrounds is not None:
+        check.floats("backgrounds", backgrounds, "C", "D")
+    cameras, count = splats.opacities.shape
+    grid = cameras * (-(-tiles.height // TILE)) * (-(-tiles.width // TILE))
+    if (tiles.offsets.shape[0], tiles.splat_offsets.shape[0]) != (grid + 1, cameras * count + 1):
+        raise ValueError(f"tiles must come from bin_splats with these splats, {cameras} cameras x {count} Gaussians")
     geometry = (splats.means2d, splats.conics, splats.opacities, colors, backgrounds)
     if choose_backend(splats.means2d, backend) == "reference":
         if options.absgrad:
@@ -83,7 +93,7 @@ def rasterize(
     lists = (tiles.offsets, tiles.entries, tiles.masks, tiles.splat_offsets, tiles.slots)
     how = (tiles.width, tiles.height, BLENDS.index(options.blend), options.topk, options.cutoff)
     if options.absgrad:
-        image, alphas = _RasterizeAbsgrad.apply(*geometry, *lists, *how)  # type: ignore[no-untyped-call]
+        image, alphas = _RasterizeAbsgrad.apply(absgrad_to, *geometry, *lists, *how)  # type: ignore[no-untyped-call]
         return image, alphas
     image, alphas, _, _ = torch.ops.splat.rasterize(*geometry, *lists, *how)
     return image, alphas
@@ -113,19 +123,22 @@ class _RasterizeAbsgrad(torch.autograd.Function):
     live in a registered autograd formula, hence this wrapper."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, absgrad_to: Callable[[Tensor], None] | None, *inputs: Any) -> tuple[Tensor, Tensor]:
         image, alphas, last, norm = torch.ops.splat.rasterize(*inputs)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:10], image, alphas, last, norm)
-        ctx.how = inputs[10:]
+        ctx.absgrad_to, ctx.how = absgrad_to, inputs[10:]
         return image, alphas
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         v, v_abs = _gradients((*saved[:10], *ctx.how), saved[10:], grads[0], grads[1], True)
-        saved[0].absgrad = v_abs
-        return (*v, *[None] * 10)
+        if ctx.absgrad_to is None:
+            saved[0].absgrad = v_abs
+        else:
+            ctx.absgrad_to(v_abs)
+        return (None, *v, *[None] * 10)
 
 
 @ops.register_fake("splat::rasterize")

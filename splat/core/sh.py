@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from splat.core import ops
+from splat.core.checks import Arguments, check_int
 from splat.core.ops import Backend, choose_backend
 from splat.core.reference import sh as reference
 
@@ -37,16 +38,17 @@ def sh_colors(
     Returns:
         [C, N, D].
     """
-    count = means.shape[0]
-    if not 0 <= degree <= MAX_DEGREE:
-        raise ValueError(f"degree must be in 0 .. {MAX_DEGREE}, got {degree}")
-    if sh0.dim() != 3 or sh0.shape[:2] != (count, 1):
-        raise ValueError(f"sh0 must have shape [N, 1, D] = [{count}, 1, D], got {list(sh0.shape)}")
+    check_int("degree", degree, 0, MAX_DEGREE)
+    check = Arguments()
+    check.floats("means", means, "N", 3)
+    check.floats("viewmats", viewmats, "C", 4, 4)
+    check.floats("sh0", sh0, "N", 1, "D")
+    check.floats("shN", shN, "N", "K - 1", "D")
+    check.integers("radii", radii, torch.int32, "C", "N", 2)
     needed = (degree + 1) ** 2 - 1
-    if shN.dim() != 3 or shN.shape[0] != count or shN.shape[1] < needed or shN.shape[2] != sh0.shape[2]:
-        want = f"[{count}, >= {needed}, {sh0.shape[2]}]"
-        raise ValueError(f"shN must have shape [N, K - 1, D] = {want} for degree {degree}, got {list(shN.shape)}")
-    if choose_backend(means, backend) == "reference":
+    if shN.shape[1] < needed:
+        raise ValueError(f"shN must hold at least {needed} coefficients for degree {degree}, got {shN.shape[1]}")
+    if choose_backend(means, backend, float64=True) == "reference":
         return reference.sh(means, viewmats, sh0, shN, radii, degree)
     colors: Tensor = torch.ops.splat.sh(means, viewmats, sh0, shN, radii, degree)
     return colors

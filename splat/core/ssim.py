@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from splat.core import ops
+from splat.core.checks import Arguments
 from splat.core.ops import Backend, choose_backend
 from splat.core.reference.ssim import crop_border, ssim_maps
 
@@ -23,11 +24,11 @@ def l1_ssim(
         padding: same: SSIM of every pixel, zeros outside the picture (3DGS, fused-ssim); valid: only of pixels whose
             window lies inside.
     """
-    if image.dim() != 4 or image.shape != target.shape or image.numel() == 0:
-        raise ValueError(
-            f"image and target must have the same shape [B, H, W, D] and not be empty, got {list(image.shape)} and "
-            f"{list(target.shape)}"
-        )
+    check = Arguments()
+    check.floats("image", image, "B", "H", "W", "D")
+    check.floats("target", target, "B", "H", "W", "D")
+    if image.numel() == 0:
+        raise ValueError(f"image and target must not be empty, got {list(image.shape)}")
     if padding not in ("same", "valid"):
         raise ValueError(f"padding must be same or valid, got {padding!r}")
     if target.requires_grad:

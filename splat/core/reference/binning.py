@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 16
@@ -41,9 +42,10 @@ def bin(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """tile_offsets, entries, masks, splat_offsets, slots; see splat.core.binning.TileLists."""
     cameras, count = opacities.shape
+    device = means2d.device
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     blocks_x, blocks_y = 4 * tiles_x, 4 * tiles_y
-    by, bx = torch.meshgrid(torch.arange(blocks_y), torch.arange(blocks_x), indexing="ij")
+    by, bx = torch.meshgrid(torch.arange(blocks_y, device=device), torch.arange(blocks_x, device=device), indexing="ij")
     inside = ((4 * bx < width) & (4 * by < height)).flatten()
     bit = (4 * (by % 4) + bx % 4).flatten()
     tile_of_block = (by // 4 * tiles_x + bx // 4).flatten()
@@ -52,20 +54,20 @@ def bin(
     for camera in range(cameras):
         a, b, c = conics[camera].unbind(-1)
         drawn = (radii[camera] > 0).all(-1) & (a > 0) & (a * c - b * b > 0) & (opacities[camera] >= cutoff)
-        order = torch.arange(count)
+        order = torch.arange(count, device=device)
         if depths is not None:
             if ids is not None:
                 order = order[ids.argsort(stable=True)]
             order = order[depths[camera][order].argsort(stable=True)]
-        rank = torch.empty(count, dtype=torch.int64)
-        rank[order] = torch.arange(count)
+        rank = torch.empty(count, dtype=torch.int64, device=device)
+        rank[order] = torch.arange(count, device=device)
         for chunk in torch.split(drawn.nonzero()[:, 0], max(1, 4_000_000 // max(1, blocks_x * blocks_y))):
             sigma = _least_sigma(
                 means2d[camera, chunk].double(), conics[camera, chunk].double(), 4 * bx.flatten(), 4 * by.flatten()
             )
             reach = (opacities[camera, chunk].double() / cutoff).log()
             hit = (sigma <= reach[:, None]) & inside
-            bits = torch.zeros(len(chunk), tiles, dtype=torch.int64)
+            bits = torch.zeros(len(chunk), tiles, dtype=torch.int64, device=device)
             bits.index_add_(1, tile_of_block, hit.to(torch.int64) << bit)
             row, tile = bits.nonzero(as_tuple=True)
             splats.append(camera * count + chunk[row])
@@ -73,14 +75,18 @@ def bin(
             tile_ids.append(camera * tiles + tile)
             mask_values.append(bits[row, tile])
     if not splats:
-        none = torch.zeros(0, dtype=torch.int32)
-        offsets = torch.zeros(cameras * tiles + 1, dtype=torch.int64)
-        return offsets, none, none.to(torch.int16), torch.zeros(cameras * count + 1, dtype=torch.int64), none
+        none = torch.zeros(0, dtype=torch.int32, device=device)
+        offsets, splat_offsets = (
+            torch.zeros(n + 1, dtype=torch.int64, device=device) for n in (cameras * tiles, cameras * count)
+        )
+        return offsets, none, none.to(torch.int16), splat_offsets, none
     splat, position, tile, mask = (torch.cat(v) for v in (splats, ranks, tile_ids, mask_values))
     # Entries arrive splat by splat, tiles in row-major order: that is the slot.
     by_tile = position.argsort(stable=True)
     by_tile = by_tile[tile[by_tile].argsort(stable=True)]
-    tile_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), tile.bincount(minlength=cameras * tiles).cumsum(0)])
-    splat_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), splat.bincount(minlength=cameras * count).cumsum(0)])
+    tile_offsets, splat_offsets = (
+        F.pad(values.bincount(minlength=n).cumsum(0), (1, 0))
+        for values, n in ((tile, cameras * tiles), (splat, cameras * count))
+    )
     signed = torch.where(mask >= 1 << 15, mask - (1 << 16), mask).to(torch.int16)
     return tile_offsets, splat[by_tile].to(torch.int32), signed[by_tile], splat_offsets, by_tile.to(torch.int32)

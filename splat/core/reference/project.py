@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from splat.core.reference import tie
+
 ALPHA_MIN = 1.0 / 255.0
 EXTENT_SIGMAS = 3.33
 FOV_MARGIN = 0.3
@@ -119,13 +121,15 @@ def project(
     good = torch.isfinite(means).all(-1)
     if covars is None:
         assert quats is not None and scales is not None
-        good &= torch.isfinite(scales).all(-1) & torch.isfinite(quats).all(-1) & (quats != 0).any(-1)
+        lengths = quats.square().sum(-1)  # 0 and infinity also where the squares leave the dtype's range
+        good &= torch.isfinite(scales).all(-1) & torch.isfinite(lengths) & (lengths > 0)
         q = torch.where(good[:, None], quats, quats.new_tensor([1.0, 0, 0, 0]))
         root = rotation(q) * torch.where(good[:, None], scales, 1.0)[:, None, :]
         covars = root @ root.mT
     else:
         good &= torch.isfinite(covars).all(-1).all(-1)
-        covars = torch.where(good[:, None, None], 0.5 * (covars + covars.mT), torch.eye(3, dtype=means.dtype))
+        identity = torch.eye(3, dtype=means.dtype, device=means.device)
+        covars = torch.where(good[:, None, None], 0.5 * (covars + covars.mT), identity)
     means = torch.where(good[:, None], means, torch.zeros_like(means))
     opacities = torch.where(good & torch.isfinite(opacities), opacities, torch.zeros_like(opacities))
     views = [
@@ -134,6 +138,6 @@ def project(
     ]
     if not views:
         shapes: list[tuple[int, ...]] = [(0, n, 2), (0, n), (0, n, 3), (0, n), (0, n, 2)]
-        empty = [means.new_zeros(s) + 0 * means.sum() for s in shapes]
+        empty = [tie(means.new_zeros(s), means, quats, scales, covars, opacities, viewmats, Ks) for s in shapes]
         return (*empty[:4], empty[4].to(torch.int32))
     return tuple(torch.stack(parts) for parts in zip(*views, strict=True))

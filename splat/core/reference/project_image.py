@@ -18,7 +18,7 @@ def project_image(
         variances = (rotation @ torch.diag_embed((2 * log_scales).exp()) @ rotation.mT).diagonal(dim1=-2, dim2=-1)
         extent = (2 * (opacities.clamp_min(cutoff) / cutoff).log()).sqrt()
         radii = (extent[:, None] * variances.clamp_max(1e9).sqrt()).ceil() + 1
-        size = torch.tensor([width, height], dtype=means.dtype)
+        size = means.new_tensor([width, height])
         drawn = (opacities >= cutoff) & torch.isfinite(opacities) & torch.isfinite(means).all(-1)
         drawn &= torch.isfinite(variances).all(-1) & torch.isfinite(conics).all(-1)
         drawn &= ((means + radii > 0) & (means - radii < size)).all(-1)

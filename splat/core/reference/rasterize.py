@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from splat.core.reference import tie
+
 TILE = 16
 ALPHA_MAX = 0.999
 TRANSMITTANCE_MIN = 1e-4
@@ -84,9 +86,8 @@ def rasterize(
                 t = (camera * tiles_y + ty) * tiles_x + tx
                 chosen = entries[int(tile_offsets[t]) : int(tile_offsets[t + 1])].long()
                 h, w = min(TILE, height - ty * TILE), min(TILE, width - tx * TILE)
-                y, x = torch.meshgrid(
-                    torch.arange(h) + ty * TILE + 0.5, torch.arange(w) + tx * TILE + 0.5, indexing="ij"
-                )
+                rows_y, rows_x = (torch.arange(n, device=means2d.device) + 0.5 for n in (h, w))
+                y, x = torch.meshgrid(rows_y + ty * TILE, rows_x + tx * TILE, indexing="ij")
                 pixels = torch.stack([x, y], -1).reshape(-1, 2).to(means2d.dtype)
                 raw = _weights(pixels, flat[0][chosen], flat[1][chosen], flat[2][chosen])
                 if blend == "alpha":
@@ -102,6 +103,8 @@ def rasterize(
             alpha_rows.append(torch.cat(alpha_row, 1))
         pictures.append(torch.cat(rows, 0))
         coverages.append(torch.cat(alpha_rows, 0))
-    if not pictures:
-        return colors.new_zeros(0, height, width, channels) + 0 * colors.sum(), colors.new_zeros(0, height, width)
-    return torch.stack(pictures), torch.stack(coverages)
+    shape = (cameras, height, width)
+    image = torch.stack(pictures) if pictures else colors.new_zeros(*shape, channels)
+    coverage = torch.stack(coverages) if coverages else colors.new_zeros(shape)
+    geometry = (means2d, conics, opacities)
+    return tie(image, *geometry, colors, backgrounds), tie(coverage, *geometry)

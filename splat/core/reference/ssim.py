@@ -13,7 +13,7 @@ C2 = 0.03**2
 
 
 def _window(like: Tensor) -> Tensor:
-    offsets = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
+    offsets = torch.arange(TAPS, dtype=torch.float64, device=like.device) - TAPS // 2
     weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     return (weights / weights.sum()).to(like)
 

@@ -1,0 +1,1 @@
+"""Other libraries' names and layouts over our stages."""
