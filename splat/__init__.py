@@ -1,21 +1,59 @@
 """Differentiable Gaussian splatting for PyTorch."""
 
-from splat.cameras import Cameras as Cameras
-from splat.core.ops import get_num_threads as get_num_threads
-from splat.core.ops import set_num_threads as set_num_threads
-from splat.core.project import ProjectOptions as ProjectOptions
-from splat.core.rasterize import RasterizeOptions as RasterizeOptions
-from splat.gaussians import Gaussians as Gaussians
-from splat.image.draw import rasterize_image as rasterize_image
-from splat.image.fit import FitConfig as FitConfig
-from splat.image.fit import FitResult as FitResult
-from splat.image.fit import fit_image as fit_image
-from splat.image.fitter import FitProgress as FitProgress
-from splat.image.model import ImageGaussians as ImageGaussians
-from splat.loss import photometric_loss as photometric_loss
-from splat.rasterization import rasterization as rasterization
-from splat.render import Rendered as Rendered
-from splat.render import RenderOptions as RenderOptions
-from splat.render import render as render
+# Names are loaded when first used: `import splat` itself is instant, and torch comes in with the first of them.
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from splat.cameras import Cameras as Cameras
+    from splat.compat.rasterization import rasterization as rasterization
+    from splat.core.ops import get_num_threads as get_num_threads
+    from splat.core.ops import set_num_threads as set_num_threads
+    from splat.core.project import ProjectOptions as ProjectOptions
+    from splat.core.rasterize import RasterizeOptions as RasterizeOptions
+    from splat.gaussians import Gaussians as Gaussians
+    from splat.image.draw import rasterize_image as rasterize_image
+    from splat.image.fit import FitConfig as FitConfig
+    from splat.image.fit import FitResult as FitResult
+    from splat.image.fit import fit_image as fit_image
+    from splat.image.fitter import FitProgress as FitProgress
+    from splat.image.model import ImageGaussians as ImageGaussians
+    from splat.loss import photometric_loss as photometric_loss
+    from splat.rendering import Rendered as Rendered
+    from splat.rendering import RenderOptions as RenderOptions
+    from splat.rendering import render as render
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Cameras": "cameras",
+    "get_num_threads": "core.ops",
+    "set_num_threads": "core.ops",
+    "ProjectOptions": "core.project",
+    "RasterizeOptions": "core.rasterize",
+    "Gaussians": "gaussians",
+    "rasterize_image": "image.draw",
+    "FitConfig": "image.fit",
+    "FitResult": "image.fit",
+    "fit_image": "image.fit",
+    "FitProgress": "image.fitter",
+    "ImageGaussians": "image.model",
+    "photometric_loss": "loss",
+    "rasterization": "compat.rasterization",
+    "Rendered": "rendering",
+    "RenderOptions": "rendering",
+    "render": "rendering",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'splat' has no attribute {name!r}")
+    value = getattr(import_module(f"splat.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,7 +14,7 @@ import splat
 from splat.core.ops import choose_backend
 from tests.scenes import scene3d
 
-PACKAGE = Path(splat.__file__).parent
+PACKAGE = Path(str(splat.__file__)).parent
 
 
 def test_without_the_compiled_library_the_reference_draws_and_says_so(tmp_path: Path) -> None:
@@ -101,3 +101,16 @@ def test_threads_are_set_and_bad_numbers_refused() -> None:
     with pytest.raises(TypeError, match=r"n must be an int, got float 2\.0"):
         splat.set_num_threads(2.0)  # type: ignore[arg-type]
     assert splat.get_num_threads() == threads
+
+
+def test_import_splat_is_light_and_every_public_name_loads() -> None:
+    code = (
+        "import sys, splat\n"
+        "assert 'torch' not in sys.modules, 'torch is loaded with the first name that needs it'\n"
+        "values = {name: getattr(splat, name) for name in splat.__all__}\n"
+        "import splat.rendering, splat.compat.rasterization\n"
+        "assert callable(splat.render) and callable(splat.rasterization) and dir(splat) == sorted(values)\n"
+        "splat.nothing\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert "AttributeError: module 'splat' has no attribute 'nothing'" in done.stderr, done.stderr
