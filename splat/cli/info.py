@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 
 
@@ -12,17 +11,17 @@ class Info:
 
     def run(self) -> int:
         """Prints a line each."""
-        import torch
-
-        import splat
+        from splat import machine
         from splat.core import ops
 
-        print(f"splat      {splat.__version__}")
-        print(f"torch      {torch.__version__}")
-        print(f"python     {platform.python_version()} on {platform.machine()} {platform.system()}")
+        about = machine.describe()
+        print(f"splat      {about['splat']}")
+        print(f"torch      {about['torch']}")
+        print(f"python     {about['python']} on {about['system']}")
+        print(f"processor  {about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB")
         print("reference  yes (pure torch: slow, float64-capable)")
         if ops.available:
-            print(f"cpu        yes ({torch.ops.splat.cpu_isa()} kernels, {splat.get_num_threads()} threads)")
+            print(f"cpu        yes ({about['kernels']} kernels, {about['threads']} threads)")
         else:
             print(f"cpu        no: {ops.load_error()}; install g++ and reinstall with --no-build-isolation")
         print("cuda       no: this build has no CUDA kernels")

@@ -11,11 +11,13 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from splat.core.binning import bin_splats
+from splat.core.binning import ALPHA_MIN
+from splat.core.checks import Arguments, check_size
 from splat.core.ops import Backend
 from splat.core.project_image import project_image
-from splat.core.rasterize import RasterizeOptions, rasterize
+from splat.core.reference.rasterize import splat_weights
 from splat.files import load_tensors, save_tensors
+from splat.image.draw import rasterize_image
 from splat.image.picture import CHANNEL_COUNT, Channels
 
 MAX_SIDE = 1 << 16
@@ -45,19 +47,14 @@ class ImageGaussians:
     """What the D channels are: L, RGB or RGBA."""
 
     def __post_init__(self) -> None:
-        count = self.means.shape[0] if self.means.dim() == 2 else -1
-        wanted = {"means": (count, 2), "log_scales": (count, 2), "angles": (count,)}
-        for name, shape in wanted.items():
-            got = tuple(getattr(self, name).shape)
-            if got != shape:
-                raise ValueError(f"{name} must have shape {list(shape)}, got {list(got)}")
+        check = Arguments()
+        check.floats("means", self.means, "N", 2)
+        check.floats("log_scales", self.log_scales, "N", 2)
+        check.floats("angles", self.angles, "N")
         if self.channels not in CHANNEL_COUNT:
             raise ValueError(f"channels must be one of {', '.join(CHANNEL_COUNT)}, got {self.channels!r}")
-        if tuple(self.colors.shape) != (count, CHANNEL_COUNT[self.channels]):
-            want = [count, CHANNEL_COUNT[self.channels]]
-            raise ValueError(f"colors must have shape {want} for {self.channels}, got {list(self.colors.shape)}")
-        if self.width < 1 or self.height < 1:
-            raise ValueError(f"width and height must be at least 1 pixel, got {self.width} x {self.height}")
+        check.floats("colors", self.colors, "N", CHANNEL_COUNT[self.channels])
+        check_size(self.width, self.height)
 
     def __len__(self) -> int:
         return self.means.shape[0]
@@ -129,25 +126,18 @@ class ImageGaussians:
         model = replace(self, means=self.means - shift)
         if factor_x != 1.0 or factor_y != 1.0:
             model = model.scaled(factor_x, factor_y)
-        splats = project_image(
-            model.means, model.log_scales, model.angles, width=out_width, height=out_height, backend=backend
-        )
-        tiles = bin_splats(splats, width=out_width, height=out_height, depth_order=False, backend=backend)
-        options = RasterizeOptions(blend="sum")
-        image, _ = rasterize(splats, model.colors[None], tiles, options=options, backend=backend)
-        return image[0]
+        shapes = (model.log_scales, model.angles)
+        return rasterize_image(model.means, shapes, model.colors, (out_width, out_height), backend=backend)[0]
 
     def query(self, points: Tensor) -> Tensor:
         """Values [P, D] at points [P, 2] in model pixels, anywhere (no pixel grid)."""
         if points.dim() != 2 or points.shape[1] != 2:
             raise ValueError(f"points must have shape [P, 2], got {list(points.shape)}")
         splats = project_image(self.means, self.log_scales, self.angles, width=self.width, height=self.height)
-        a, b, c = splats.conics[0].unbind(-1)
         values = []
         for chunk in torch.split(points.to(self.means.dtype), max(1, 4_000_000 // max(1, len(self)))):
-            dx, dy = (chunk[:, None] - self.means).unbind(-1)
-            weights = torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
-            values.append(weights.where(weights >= 1 / 255, 0.0) @ self.colors)
+            weights = splat_weights(chunk, self.means, splats.conics[0], splats.opacities[0])
+            values.append(weights.where(weights >= ALPHA_MIN, 0.0) @ self.colors)
         return torch.cat(values) if values else self.colors.new_zeros(0, self.colors.shape[1])
 
     def save(self, path: str | Path) -> None:

@@ -10,9 +10,9 @@ namespace splat {
 // Pixel size of the pictures, and their tiles.
 struct TileGrid {
   int32_t width, height;
-  int32_t tiles_x() const { return (width + kTile - 1) / kTile; }
-  int32_t tiles_y() const { return (height + kTile - 1) / kTile; }
-  int64_t tiles() const { return int64_t(tiles_x()) * tiles_y(); }
+  SPLAT_HD int32_t tiles_x() const { return (width + kTile - 1) / kTile; }
+  SPLAT_HD int32_t tiles_y() const { return (height + kTile - 1) / kTile; }
+  SPLAT_HD int64_t tiles() const { return int64_t(tiles_x()) * tiles_y(); }
 };
 
 // Projected splats of all cameras, flat: index = camera * N + Gaussian.

@@ -13,7 +13,7 @@ TRANSMITTANCE_MIN = 1e-4
 TOPK_EPSILON = 1e-4
 
 
-def _weights(pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
+def splat_weights(pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
     """[P, M]: opacity * exp(-sigma)."""
     dx, dy = (pixels[:, None] - means2d[None]).unbind(-1)
     a, b, c = conics.unbind(-1)
@@ -89,7 +89,7 @@ def rasterize(
                 rows_y, rows_x = (torch.arange(n, device=means2d.device) + 0.5 for n in (h, w))
                 y, x = torch.meshgrid(rows_y + ty * TILE, rows_x + tx * TILE, indexing="ij")
                 pixels = torch.stack([x, y], -1).reshape(-1, 2).to(means2d.dtype)
-                raw = _weights(pixels, flat[0][chosen], flat[1][chosen], flat[2][chosen])
+                raw = splat_weights(pixels, flat[0][chosen], flat[1][chosen], flat[2][chosen])
                 if blend == "alpha":
                     image, alpha, behind = _alpha(raw, flat[3][chosen], cutoff, smooth_cutoff)
                 else:

@@ -1,0 +1,200 @@
+// Gradients of the image. Each entry gets one record of sums over its tile's pixels, at its slot; the records of a splat
+// lie together and are summed in order. No atomics: the same bits on every run.
+#include "kernels.h"
+#include "tile.cuh"
+#include "warp.cuh"
+
+namespace splat::cuda {
+namespace {
+
+constexpr int kBatch = kWarp;  // entries whose sums a block holds at a time, one for each lane
+constexpr int kMoments = 6;    // SplatMoments; then the colours, then (absgrad) two absolute sums
+
+// Values of a record that one pass over the tile makes: the moments and absolute sums, and kChunk colours.
+template <int kFixed, bool kAbs>
+constexpr int kPassSize = (kMoments + (kFixed ? kFixed : kChunk) + (kAbs ? 2 : 0) + 3) / 4 * 4;
+
+__device__ __forceinline__ int record_size(int channels, bool abs) { return kMoments + channels + (abs ? 2 : 0); }
+
+// dL/dpixel and what the compositor carries backwards.
+template <Blend kBlend>
+struct PixelGrad {
+  float T = 1.0f, behind = 0.0f, scale = 0.0f, kth = 0.0f;
+  int32_t last = -1;
+
+  __device__ __forceinline__ PixelGrad(const RasterizeParams& p, const RasterizeGrads& g, const Place& s) {
+    if (!s.inside) return;
+    const float* v = g.v_image ? g.v_image + s.pixel * p.channels : nullptr;
+    const float v_alpha = g.v_alphas ? g.v_alphas[s.pixel] : 0.0f;
+    float v_background = 0.0f, v_image = 0.0f;
+    PixelFinish finish{};
+    if (kBlend == Blend::kAlpha) {
+      const float* background = p.backgrounds ? p.backgrounds + int64_t(s.camera) * p.channels : nullptr;
+      if (v && background)
+        for (int d = 0; d < p.channels; ++d) v_background += v[d] * background[d];
+      T = finish.behind = p.norm[s.pixel];
+      last = p.last[s.pixel];
+    } else if (kBlend == Blend::kTopK) {
+      if (v)
+        for (int d = 0; d < p.channels; ++d) v_image += v[d] * p.image[s.pixel * p.channels + d];
+      const int64_t plane = int64_t(p.grid.width) * p.grid.height, norm = s.pixel + s.camera * plane;
+      kth = p.norm[norm];
+      scale = finish.scale = p.norm[norm + plane];
+      finish.behind = kTopKEpsilon * finish.scale;
+      last = p.last[s.pixel];
+    } else {
+      last = INT32_MAX;
+      scale = 1.0f;
+    }
+    behind = finish_vjp<kBlend>(finish, v_alpha, v_background, v_image);
+  }
+  // raw where the forward pass drew the entry, else 0.
+  __device__ __forceinline__ float drawn(float raw, int32_t entry) const {
+    if (kBlend == Blend::kTopK) return raw > kth || (raw == kth && entry <= last) ? raw : 0.0f;
+    return entry <= last ? raw : 0.0f;
+  }
+};
+
+// kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0. The moments are made by the first chunk alone.
+template <Blend kBlend, int kFixed, bool kAbs>
+__global__ void __launch_bounds__(256) tile_vjp(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
+                                                float* records) {
+  constexpr int kColors = kFixed ? kFixed : kChunk, kSize = kPassSize<kFixed, kAbs>;
+  __shared__ Batch<kBatch> batch;
+  __shared__ float sums[kWarps][kBatch][kSize];
+  const Place s = place_of(p);
+  const int first_channel = kFixed ? 0 : int(blockIdx.y) * kChunk;
+  const int channels = kFixed ? kFixed : (p.channels - first_channel < kChunk ? p.channels - first_channel : kChunk);
+  const int size = record_size(p.channels, kAbs);
+  const float log2_cutoff = log2_fast(p.cutoff);
+  PixelGrad<kBlend> pixel(p, g, s);
+  const float* v_pixel = g.v_image && s.inside ? g.v_image + s.pixel * p.channels : nullptr;
+  float v_color[kColors] = {};
+  for (int d = 0; d < kColors; ++d)
+    if (v_pixel && d < channels) v_color[d] = v_pixel[first_channel + d];
+
+  for (int64_t end = s.end; end > s.begin;) {  // batches from the last to the first, as alpha_step_vjp goes
+    const int64_t first = s.begin + (end - 1 - s.begin) / kBatch * kBatch;
+    const int count = int(end - first);
+    end = first;
+    batch.load(p, splats, s, first, count);
+    for (int k = int(threadIdx.x); k < kWarps * kBatch * kSize; k += kThreads) (&sums[0][0][0])[k] = 0.0f;
+    __syncthreads();
+    for (unsigned hits = batch.hits(s, 0, count); hits != 0;) {
+      const int k = 31 - __clz(int(hits));
+      hits ^= 1u << k;
+      const LocalSplat& splat = batch.splat[k];
+      const float* c = p.colors + int64_t(batch.index[k]) * p.channels;
+      const float raw = pixel.drawn(splat_weight(splat, s, log2_cutoff), int32_t(first - s.begin) + k);
+      if (!__any_sync(kAllLanes, raw != 0.0f)) continue;
+      float vc = kBlend == Blend::kAlpha ? 0.0f : pixel.behind;
+      if (kFixed) {
+        for (int d = 0; d < kColors; ++d) vc += v_color[d] * c[d];
+      } else if (v_pixel) {
+        for (int d = 0; d < p.channels; ++d) vc += v_pixel[d] * c[d];
+      }
+      float weight = raw * pixel.scale, grad;
+      if (kBlend == Blend::kAlpha)
+        grad = alpha_step_vjp(raw, vc, pixel.T, pixel.behind, weight);
+      else
+        grad = order_free_vjp(weight, vc);
+      const float u = splat_u(splat, s.px, s.py), v = splat_v(splat, s.py), gu = grad * u, gv = grad * v;
+      float values[kSize] = {grad, gu, gv, gu * u, gu * v, gv * v};
+      for (int d = 0; d < kColors; ++d) values[kMoments + d] = weight * v_color[d];
+      if (kAbs) {
+        values[kMoments + kColors] = fabsf(gu);
+        values[kMoments + kColors + 1] = fabsf(splat.uy * gu + splat.vy * gv);
+      }
+      for (int i = 0; i < kSize; i += 4) {
+        const float total = sum4(values + i, s.lane);
+        if ((s.lane & 7) == 0) sums[s.warp][k][i + (s.lane >> 3)] = total;
+      }
+    }
+    __syncthreads();
+    for (int at = int(threadIdx.x); at < count * kSize; at += kThreads) {  // the warps' sums, in their order
+      const int k = at / kSize, i = at % kSize;
+      float total = 0.0f;
+      for (int w = 0; w < kWarps; ++w) total += sums[w][k][i];
+      float* record = records + int64_t(p.lists.slots[first + k]) * size;
+      const int color = i - kMoments, abs = color - kColors;
+      if (color < 0) {
+        if (first_channel == 0) record[i] = total;
+      } else if (color < kColors) {
+        if (color < channels) record[kMoments + first_channel + color] = total;
+      } else if (kAbs && abs < 2 && first_channel == 0) {
+        record[kMoments + p.channels + abs] = total;
+      }
+    }
+    __syncthreads();  // before the next batch overwrites the sums and the splats
+  }
+}
+
+// Sums a splat's records and turns the moments into gradients.
+template <bool kAbs>
+__global__ void __launch_bounds__(256) sum_records(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
+                                                   const float* records) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= p.splats.count) return;
+  const int64_t from = p.lists.splat_offsets[i], to = p.lists.splat_offsets[i + 1];
+  const int size = record_size(p.channels, kAbs);
+  const auto total = [&](int k) {
+    float sum = 0.0f;
+    for (int64_t slot = from; slot < to; ++slot) sum += records[slot * size + k];
+    return sum;
+  };
+  SplatGradient v{};
+  if (to > from)
+    v = splat_vjp(splats[i], {total(0), total(1), total(2), total(3), total(4), total(5)}, p.splats.opacities[i]);
+  g.v_means2d[2 * i] = v.x;
+  g.v_means2d[2 * i + 1] = v.y;
+  g.v_conics[3 * i] = v.a;
+  g.v_conics[3 * i + 1] = v.b;
+  g.v_conics[3 * i + 2] = v.c;
+  g.v_opacities[i] = v.opacity;
+  for (int d = 0; d < p.channels; ++d) g.v_colors[i * p.channels + d] = total(kMoments + d);
+  if (kAbs) {
+    const bool any = to > from;
+    g.v_means2d_abs[2 * i] = any ? kTwoLn2 * splats[i].ux * total(kMoments + p.channels) : 0.0f;
+    g.v_means2d_abs[2 * i + 1] = any ? kTwoLn2 * total(kMoments + p.channels + 1) : 0.0f;
+  }
+}
+
+template <Blend kBlend, bool kAbs>
+void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
+            cudaStream_t stream) {
+  const unsigned tiles = unsigned(p.cameras * p.grid.tiles());
+  const auto go = [&](auto kernel, unsigned chunks) {
+    SPLAT_LAUNCH(kernel, dim3(tiles, chunks), dim3(kThreads), stream, p, g, splats, records);
+  };
+  if (tiles > 0 && p.lists.count > 0) {
+    switch (p.channels) {
+      case 1: go(tile_vjp<kBlend, 1, kAbs>, 1); break;
+      case 3: go(tile_vjp<kBlend, 3, kAbs>, 1); break;
+      case 4: go(tile_vjp<kBlend, 4, kAbs>, 1); break;
+      default: go(tile_vjp<kBlend, 0, kAbs>, unsigned(p.channels + kChunk - 1) / kChunk);
+    }
+  }
+  if (p.splats.count == 0) return;
+  const unsigned blocks = unsigned((p.splats.count + 255) / 256);
+  SPLAT_LAUNCH(sum_records<kAbs>, dim3(blocks), dim3(256), stream, p, g, splats, static_cast<const float*>(records));
+}
+
+template <Blend kBlend>
+void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
+            cudaStream_t stream) {
+  g.v_means2d_abs ? launch<kBlend, true>(p, g, splats, records, stream)
+                  : launch<kBlend, false>(p, g, splats, records, stream);
+}
+
+}  // namespace
+
+void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
+                        cudaStream_t stream) {
+  switch (p.blend) {
+    case Blend::kAlpha: return launch<Blend::kAlpha>(p, g, splats, records, stream);
+    case Blend::kSum: return launch<Blend::kSum>(p, g, splats, records, stream);
+    case Blend::kTopK: return launch<Blend::kTopK>(p, g, splats, records, stream);
+  }
+}
+
+}  // namespace splat::cuda

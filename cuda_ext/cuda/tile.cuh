@@ -1,0 +1,80 @@
+// What the forward and the backward kernel over a tile share.
+//
+// A block of 256 threads is a tile of 16x16 pixels; each of its 8 warps owns 8x4 pixels, which are two of the tile's 4x4
+// blocks. The exact ellipse test of the binning tells which blocks an entry touches, so a warp skips the entries that
+// touch neither of its two: no test of bounds is needed here.
+#pragma once
+#include "launch.h"
+#include "splat/blend.h"
+#include "splat/params.h"
+
+namespace splat::cuda {
+
+constexpr int kThreads = kTile * kTile;
+constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kChunk = 16;  // channels that a block handles where their number is not a common one
+
+// Where a thread works.
+struct Place {
+  int lane, warp;
+  int camera, x0, y0;    // tile's corner
+  int64_t begin, end;    // its entries
+  float px, py;          // pixel centre within the tile
+  bool inside;           // the picture
+  int64_t pixel;         // index into [C, H, W]
+  unsigned block_shift;  // of the warp's two bits in a mask
+};
+__device__ __forceinline__ Place place_of(const RasterizeParams& p) {
+  Place s;
+  const int thread = int(threadIdx.x);
+  s.lane = thread % kWarp;
+  s.warp = thread / kWarp;
+  const int64_t tiles = p.grid.tiles(), index = blockIdx.x;
+  const int in_image = int(index % tiles);
+  s.camera = int(index / tiles);
+  s.x0 = in_image % p.grid.tiles_x() * kTile;
+  s.y0 = in_image / p.grid.tiles_x() * kTile;
+  s.begin = p.lists.tile_offsets[index];
+  s.end = p.lists.tile_offsets[index + 1];
+  const int x = 8 * (s.warp & 1) + (s.lane & 7), y = 4 * (s.warp >> 1) + (s.lane >> 3);
+  s.px = float(x) + 0.5f;
+  s.py = float(y) + 0.5f;
+  s.inside = s.x0 + x < p.grid.width && s.y0 + y < p.grid.height;
+  s.pixel = (int64_t(s.camera) * p.grid.height + s.y0 + y) * p.grid.width + s.x0 + x;
+  s.block_shift = unsigned(4 * (s.warp >> 1) + 2 * (s.warp & 1));
+  return s;
+}
+
+// Entries of a tile in shared memory.
+template <int kCount>
+struct Batch {
+  LocalSplat splat[kCount];
+  int32_t index[kCount];  // camera * N + Gaussian
+  uint32_t mask[kCount];
+
+  // By threads 0 .. count - 1.
+  __device__ __forceinline__ void load(const RasterizeParams& p, const Splat2D* splats, const Place& s, int64_t first,
+                                       int count) {
+    const int k = int(threadIdx.x);
+    if (k >= count) return;
+    const int32_t i = p.lists.entries[first + k];
+    index[k] = i;
+    mask[k] = uint16_t(p.lists.masks[first + k]);
+    splat[k] = localize(splats[i], float(s.x0), float(s.y0));
+  }
+  // The warp's entries among the 32 from `from` on, as bits.
+  __device__ __forceinline__ unsigned hits(const Place& s, int from, int count) const {
+    const int k = from + s.lane;
+    return __ballot_sync(kAllLanes, k < count && (mask[k] >> s.block_shift & 3u) != 0);
+  }
+};
+
+// The weight of a splat at the thread's pixel; 0 under the cutoff.
+__device__ __forceinline__ float splat_weight(const LocalSplat& splat, const Place& s, float log2_cutoff) {
+  const float e = log2_alpha(splat, s.px, s.py);
+  return e >= log2_cutoff ? exp2_fast(e) : 0.0f;
+}
+
+}  // namespace splat::cuda

@@ -1,0 +1,125 @@
+"""The CUDA rasteriser, emulated on the host, against the CPU backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from splat.core.binning import TileLists, bin_splats
+from splat.core.project import Splats2D
+from splat.core.rasterize import Blend, RasterizeOptions, rasterize
+from tests.emu.emulator import HERE, ROOT, Emulator, build
+
+KERNELS = [ROOT / "cuda_ext" / "cuda" / name for name in ("rasterize_forward.cu", "rasterize_backward.cu")]
+
+
+@pytest.fixture(scope="module", params=["forward", "reversed"])
+def emulator(request: pytest.FixtureRequest) -> Emulator:
+    return Emulator(build(KERNELS, HERE / "build"), reverse=request.param == "reversed")
+
+
+def scene(
+    size: tuple[int, int], count: int, channels: int, cameras: int = 2, spread: float = 4.0, seed: int = 0
+) -> tuple[Splats2D, Tensor, TileLists, Tensor]:
+    width, height = size
+    g = torch.Generator().manual_seed(seed)
+    means2d = torch.rand(cameras, count, 2, generator=g) * torch.tensor([width, height])
+    root = torch.randn(cameras, count, 2, 2, generator=g) * spread * 0.7
+    conics = torch.linalg.inv(root @ root.mT + 0.3 * torch.eye(2))
+    packed = torch.stack([conics[..., 0, 0], conics[..., 0, 1], conics[..., 1, 1]], -1)
+    opacities = torch.rand(cameras, count, generator=g)
+    depths = torch.rand(cameras, count, generator=g)
+    splats = Splats2D(means2d, depths, packed, opacities, torch.ones(cameras, count, 2, dtype=torch.int32))
+    colors = torch.randn(cameras, count, channels, generator=g)
+    tiles = bin_splats(splats, width=width, height=height)
+    return splats, colors, tiles, torch.randn(cameras, channels, generator=g)
+
+
+def check(emulator: Emulator, size: tuple[int, int], count: int, channels: int, options: RasterizeOptions) -> None:
+    """Image, alpha and every gradient of the emulated kernels against the CPU backend's."""
+    splats, colors, tiles, backgrounds = scene(size, count, channels)
+    leaves = [t.clone().requires_grad_(True) for t in (splats.means2d, splats.conics, splats.opacities, colors)]
+    drawn = Splats2D(leaves[0], splats.depths, leaves[1], leaves[2], splats.radii)
+    image, alphas = rasterize(drawn, leaves[3], tiles, backgrounds=backgrounds, options=options)
+    got = emulator.forward(splats, colors, tiles, backgrounds, options)
+    torch.testing.assert_close(got.image, image.detach(), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(got.alphas, alphas.detach(), rtol=1e-5, atol=1e-5)
+    g = torch.Generator().manual_seed(1)
+    v_image, v_alphas = torch.randn(image.shape, generator=g), torch.randn(alphas.shape, generator=g)
+    torch.autograd.backward((image, alphas), (v_image, v_alphas))
+    v = emulator.backward(splats, colors, tiles, backgrounds, options, got, v_image, v_alphas)
+    wanted = [leaf.grad for leaf in leaves]
+    if options.absgrad:
+        wanted.append(leaves[0].absgrad)  # type: ignore[attr-defined]
+    for name, a, b in zip(("means2d", "conics", "opacities", "colors", "absgrad"), v, wanted, strict=False):
+        assert b is not None and torch.isfinite(a).all(), name
+        assert (a - b).norm() <= 2e-5 * b.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("blend", ["alpha", "sum", "topk"])
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (16, 16), (40, 21)])
+def test_odd_sizes(emulator: Emulator, blend: Blend, size: tuple[int, int]) -> None:
+    check(emulator, size, 60, 3, RasterizeOptions(blend=blend, topk=4))
+
+
+@pytest.mark.parametrize("blend", ["alpha", "sum", "topk"])
+@pytest.mark.parametrize("channels", [1, 2, 4, 17, 65])
+def test_any_number_of_channels(emulator: Emulator, blend: Blend, channels: int) -> None:
+    check(emulator, (20, 18), 40, channels, RasterizeOptions(blend=blend, topk=3))
+
+
+def test_absolute_gradients(emulator: Emulator) -> None:
+    check(emulator, (23, 19), 50, 3, RasterizeOptions(absgrad=True))
+    check(emulator, (23, 19), 50, 5, RasterizeOptions(absgrad=True))
+
+
+def test_more_than_a_thousand_splats_in_one_tile(emulator: Emulator) -> None:
+    check(emulator, (16, 16), 1100, 3, RasterizeOptions(blend="sum"))
+    check(emulator, (16, 16), 1100, 3, RasterizeOptions(blend="alpha"))
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_nothing_to_draw(emulator: Emulator, count: int) -> None:
+    splats, colors, tiles, backgrounds = scene((20, 17), count, 3)
+    splats = Splats2D(splats.means2d + 1e4, splats.depths, splats.conics, splats.opacities, splats.radii)
+    tiles = bin_splats(splats, width=20, height=17)
+    got = emulator.forward(splats, colors, tiles, backgrounds, RasterizeOptions())
+    assert torch.equal(got.image, backgrounds[:, None, None].expand(2, 17, 20, 3))
+    v = emulator.backward(splats, colors, tiles, backgrounds, RasterizeOptions(), got, got.image, None)
+    assert all((t == 0).all() for t in v)
+
+
+def test_the_bits_do_not_depend_on_the_order_of_the_threads() -> None:
+    library = build(KERNELS, HERE / "build")
+    splats, colors, tiles, backgrounds = scene((40, 21), 80, 3)
+    results = []
+    for reverse in (False, True):
+        emulator, options = Emulator(library, reverse), RasterizeOptions()
+        forward = emulator.forward(splats, colors, tiles, backgrounds, options)
+        v_image = torch.ones_like(forward.image)
+        grads = emulator.backward(splats, colors, tiles, backgrounds, options, forward, v_image, None)
+        results.append([forward.image, forward.alphas, *grads])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "    batch.load(p, splats, s, first, count);\n    __syncthreads();",
+            "    batch.load(p, splats, s, first, count);",
+        ),
+        ("    __syncthreads();\n    for (int at =", "    for (int at ="),
+        ("    __syncthreads();  // before the next batch", "    // before the next batch"),
+        ("hits ^= 1u << k;", "hits &= hits - 1;"),
+    ],
+)
+def test_a_missing_barrier_or_a_wrong_walk_is_noticed(old: str, new: str, tmp_path: Path) -> None:
+    library = build(KERNELS, tmp_path, [(old, new)])
+    with pytest.raises(AssertionError):
+        for reverse in (False, True):
+            check(Emulator(library, reverse), (40, 21), 150, 3, RasterizeOptions())
