@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,14 +9,12 @@ from torch import Tensor
 from splat.core.binning import TileLists, bin_splats
 from splat.core.project import Splats2D
 from splat.core.rasterize import Blend, RasterizeOptions, rasterize
-from tests.emu.emulator import HERE, ROOT, Emulator, build
-
-KERNELS = [ROOT / "cuda_ext" / "cuda" / name for name in ("rasterize_forward.cu", "rasterize_backward.cu")]
+from tests.emu.emulator import Emulator, build
 
 
 @pytest.fixture(scope="module", params=["forward", "reversed"])
 def emulator(request: pytest.FixtureRequest) -> Emulator:
-    return Emulator(build(KERNELS, HERE / "build"), reverse=request.param == "reversed")
+    return Emulator(build(), reverse=request.param == "reversed")
 
 
 def scene(
@@ -93,7 +89,7 @@ def test_nothing_to_draw(emulator: Emulator, count: int) -> None:
 
 
 def test_the_bits_do_not_depend_on_the_order_of_the_threads() -> None:
-    library = build(KERNELS, HERE / "build")
+    library = build()
     splats, colors, tiles, backgrounds = scene((40, 21), 80, 3)
     results = []
     for reverse in (False, True):
@@ -118,8 +114,8 @@ def test_the_bits_do_not_depend_on_the_order_of_the_threads() -> None:
         ("hits ^= 1u << k;", "hits &= hits - 1;"),
     ],
 )
-def test_a_missing_barrier_or_a_wrong_walk_is_noticed(old: str, new: str, tmp_path: Path) -> None:
-    library = build(KERNELS, tmp_path, [(old, new)])
+def test_a_missing_barrier_or_a_wrong_walk_is_noticed(old: str, new: str) -> None:
+    library = build([(old, new)])
     with pytest.raises(AssertionError):
         for reverse in (False, True):
             check(Emulator(library, reverse), (40, 21), 150, 3, RasterizeOptions())

@@ -5,11 +5,11 @@
 
 #include "parallel.h"
 #include "splat/hd.h"
+#include "splat/project.h"
 
 namespace splat::cpu::SPLAT_ISA {
 
 constexpr int64_t kSumPiece = 1024;
-constexpr int kCameraSums = 16;  // 12 of the view matrix (rows of [R t]), then fx, fy, cx, cy
 
 struct CameraSums {
   int64_t pieces, width;

@@ -27,8 +27,8 @@ struct Layout {
 void blur_row(const float* __restrict in, int64_t values, int64_t channels, float* __restrict out) {
   const float* centre = in + kHalf * channels;
   for (int64_t i = 0; i < values; ++i) {
-    float sum = kSsimWindow[0] * centre[i];
-    for (int k = 1; k <= kHalf; ++k) sum += kSsimWindow[k] * (centre[i - k * channels] + centre[i + k * channels]);
+    float sum = ssim_window(0) * centre[i];
+    for (int k = 1; k <= kHalf; ++k) sum += ssim_window(k) * (centre[i - k * channels] + centre[i + k * channels]);
     out[i] = sum;
   }
 }
@@ -40,8 +40,8 @@ void blur_column(const float* const* rows, int64_t values, float* __restrict out
               *c4 = rows[kHalf + 4], *b5 = rows[kHalf - 5], *c5 = rows[kHalf + 5];
 #pragma GCC ivdep
   for (int64_t i = 0; i < values; ++i)
-    out[i] = kSsimWindow[0] * a[i] + kSsimWindow[1] * (b1[i] + c1[i]) + kSsimWindow[2] * (b2[i] + c2[i]) +
-             kSsimWindow[3] * (b3[i] + c3[i]) + kSsimWindow[4] * (b4[i] + c4[i]) + kSsimWindow[5] * (b5[i] + c5[i]);
+    out[i] = ssim_window(0) * a[i] + ssim_window(1) * (b1[i] + c1[i]) + ssim_window(2) * (b2[i] + c2[i]) +
+             ssim_window(3) * (b3[i] + c3[i]) + ssim_window(4) * (b4[i] + c4[i]) + ssim_window(5) * (b5[i] + c5[i]);
 }
 
 // Blurs `fields` quantities along x and y: a ring of rows already blurred along x, asked for row by row.

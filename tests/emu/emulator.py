@@ -15,46 +15,60 @@ import pytest
 import torch
 from torch import Tensor
 
-from splat.core.binning import TileLists
+from splat.core.binning import TILE, TileLists
 from splat.core.project import Splats2D
 from splat.core.rasterize import BLENDS, RasterizeOptions
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
+BUILD = HERE / "build"
 # -U_FORTIFY_SOURCE: its longjmp refuses to change stacks, which is what the fibers do.
-FLAGS = ["-std=c++20", "-O1", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-ffp-contract=fast", "-pthread", "-Wall"]
+FLAGS = ["-std=c++20", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=fast", "-pthread", "-Wall"]
 
 
-def build(sources: Sequence[Path], folder: Path, edits: Sequence[tuple[str, str]] = ()) -> Path:
-    """The shared library of the emulated kernels, built once per state of the sources. edits: text to replace in the
-    kernels, to show that a test notices."""
+KERNELS = sorted((ROOT / "cuda_ext" / "cuda").glob("*.cu"))
+
+
+def build(edits: Sequence[tuple[str, str]] = ()) -> Path:
+    """The shared library of the emulated kernels; each source is compiled once per state of it and of the headers.
+    edits: text to replace in the kernels, to show that a test notices."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("the CUDA emulator needs a C++ compiler")
-    headers = [*(ROOT / "cuda_ext").rglob("*.h"), *(ROOT / "cuda_ext").rglob("*.cuh"), HERE / "emu.h"]
-    digest = hashlib.sha256(repr((FLAGS, edits)).encode())
-    for path in sorted([*sources, *headers, HERE / "entry.cpp"]):
-        digest.update(path.read_bytes())
-    library = folder / f"emu_{digest.hexdigest()[:16]}.so"
-    if library.exists():
-        return library
-    work = folder / f"{library.stem}.{os.getpid()}"
-    work.mkdir(parents=True, exist_ok=True)
-    replaced = 0
-    for source in sources:
+    headers = [p for end in ("*.h", "*.cuh") for folder in (ROOT / "cuda_ext", HERE) for p in folder.rglob(end)]
+    common = hashlib.sha256(repr(FLAGS).encode())
+    for path in sorted(headers):
+        common.update(path.read_bytes())
+    BUILD.mkdir(exist_ok=True)
+    objects, replaced = [], 0
+    for source in [*KERNELS, HERE / "entry.cpp"]:
         text = source.read_text()
         for old, new in edits:
             replaced += text.count(old)
             text = text.replace(old, new)
-        (work / f"{source.stem}.cpp").write_text(text)
-    assert not edits or replaced, "nothing to edit: the kernel's text has changed"
-    include = [f"-I{p}" for p in (HERE, ROOT / "cuda_ext" / "include", ROOT / "cuda_ext" / "cuda")]
-    made = [str(work / f"{s.stem}.cpp") for s in sources]
-    partial = work / "partial.so"
-    subprocess.run([compiler, *FLAGS, *include, *made, str(HERE / "entry.cpp"), "-o", str(partial)], check=True)
-    partial.replace(library)
-    shutil.rmtree(work)
+        digest = common.copy()
+        digest.update(text.encode())
+        made = BUILD / f"{source.stem}_{digest.hexdigest()[:16]}.o"
+        objects.append(made)
+        if not made.exists():
+            copy = made.with_suffix(f".{os.getpid()}.cpp")
+            copy.write_text(text)
+            include = [f"-I{p}" for p in (HERE, ROOT / "cuda_ext" / "include", ROOT / "cuda_ext" / "cuda")]
+            _run_to(made, [compiler, *FLAGS, *include, "-c", str(copy)])
+            copy.unlink()
+    assert not edits or replaced, "nothing to edit: the kernels' text has changed"
+    names = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:16]
+    library = BUILD / f"emu_{names}.so"
+    if not library.exists():
+        _run_to(library, [compiler, "-shared", "-pthread", *map(str, objects)])
     return library
+
+
+def _run_to(output: Path, command: list[str]) -> None:
+    """Runs a compiler; the output appears whole, also where two test processes make it at once."""
+    partial = output.with_suffix(f".{os.getpid()}{output.suffix}")
+    subprocess.run([*command, "-o", str(partial)], check=True)
+    partial.replace(output)
 
 
 class Forward(NamedTuple):
@@ -156,3 +170,106 @@ class Emulator:
         )
         grads[2] = grads[2][..., 0]
         return grads if absolute is None else [*grads, absolute]
+
+    def project(self, inputs: Sequence[Tensor | None], how: Sequence[int], reals: Sequence[float]) -> list[Tensor]:
+        """As the op `project`: means2d, depths, conics, opacities2d, radii.
+
+        Args:
+            inputs: means, quats, scales, covars, opacities, viewmats, Ks.
+            how: width, height, camera model, antialiased.
+            reals: eps2d, near plane, far plane, radius_clip.
+        """
+        (count, _), cameras = inputs[0].shape, inputs[5].shape[0]  # type: ignore[union-attr]
+        out = [torch.full((cameras, count, n), torch.nan) for n in (2, 1, 3, 1)]
+        out.append(torch.full((cameras, count, 2), -7, dtype=torch.int32))
+        out[1], out[3] = out[1][..., 0], out[3][..., 0]
+        self._library.emu_set_reversed(int(self._reverse))
+        self._library.emu_project(self._pointers([*inputs, *out]), *_numbers_of(count, cameras, how, reals))
+        return out
+
+    def project_backward(
+        self,
+        inputs: Sequence[Tensor | None],
+        how: Sequence[int],
+        reals: Sequence[float],
+        forward: list[Tensor],
+        v: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        """As the op `project_backward`: gradients of `inputs`, in their order."""
+        (count, _), cameras = inputs[0].shape, inputs[5].shape[0]  # type: ignore[union-attr]
+        grads = [None if t is None else torch.full_like(t, torch.nan) for t in inputs]
+        partial = self._partial_sums(count, cameras)
+        self._library.emu_set_reversed(int(self._reverse))
+        self._library.emu_project_backward(
+            self._pointers([*inputs, *forward]),
+            *_numbers_of(count, cameras, how, reals),
+            self._pointers([*v, *grads]),
+            ctypes.c_void_p(partial.data_ptr()),
+        )
+        return grads
+
+    def bin(
+        self, splats: Splats2D, width: int, height: int, ids: Tensor | None, cutoff: float, depth_order: bool
+    ) -> TileLists:
+        """As the op `bin`."""
+        cameras, count = splats.opacities.shape
+        tiles = cameras * (-(-width // TILE)) * (-(-height // TILE))
+        depths = splats.depths.contiguous() if depth_order else None
+        inputs = [splats.means2d, splats.conics, splats.opacities, splats.radii, depths, ids]
+        splat_offsets = torch.full((cameras * count + 1,), -7)
+        tile_offsets = torch.full((tiles + 1,), -7)
+        self._library.emu_set_reversed(int(self._reverse))
+        self._library.emu_bin.restype = ctypes.c_int64
+
+        def call(lists: list[Tensor | None], total: int) -> int:
+            tensors = [*inputs, splat_offsets, tile_offsets, *lists]
+            numbers = (ctypes.c_int64 * 5)(cameras * count, cameras, width, height, total)
+            return int(self._library.emu_bin(self._pointers(tensors), numbers, ctypes.c_float(cutoff)))
+
+        total = call([None, None, None], 0)
+        entries, slots = (torch.full((max(1, total),), -7, dtype=torch.int32) for _ in range(2))
+        masks = torch.zeros(max(1, total), dtype=torch.int16)
+        call([entries, masks, slots], total)
+        return TileLists(
+            tile_offsets, entries[:total], masks[:total], splat_offsets, slots[:total], width=width, height=height
+        )
+
+    def call(self, name: str, tensors: Sequence[Tensor | None], numbers: Sequence[int], *rest: object) -> int:
+        """emu_<name> of entry.cpp: pointers, whole numbers, then what else it takes."""
+        self._library.emu_set_reversed(int(self._reverse))
+        function = self._library[f"emu_{name}"]
+        function.restype = ctypes.c_int64
+        return int(function(self._pointers(tensors), (ctypes.c_int64 * len(numbers))(*numbers), *rest))
+
+    def _partial_sums(self, count: int, cameras: int) -> Tensor:
+        self._library.emu_sum_blocks.restype = ctypes.c_int64
+        return torch.full((self._library.emu_sum_blocks(ctypes.c_int64(count)), cameras, 16), torch.nan)
+
+    def sh(self, inputs: Sequence[Tensor], degree: int) -> Tensor:
+        """As the op `sh`: colors. inputs: means, viewmats, sh0, shN, radii."""
+        colors = torch.full((len(inputs[1]), len(inputs[0]), inputs[2].shape[2]), torch.nan)
+        self._sh([*inputs, colors], degree, None)
+        return colors
+
+    def sh_backward(self, inputs: Sequence[Tensor], degree: int, colors: Tensor, v_colors: Tensor) -> list[Tensor]:
+        """As the op `sh_backward`: v_means, v_viewmats, v_sh0, v_shN."""
+        grads = [torch.full_like(t, torch.nan) for t in inputs[:4]]
+        self._sh([*inputs, colors, v_colors, *grads], degree, self._partial_sums(len(inputs[0]), len(inputs[1])))
+        return grads
+
+    def _sh(self, tensors: Sequence[Tensor], degree: int, partial: Tensor | None) -> None:
+        means, viewmats, sh0, shN = tensors[:4]
+        numbers = (len(means), shN[0].numel() if len(shN) else 0, len(viewmats), sh0.shape[2], degree)
+        self._library.emu_set_reversed(int(self._reverse))
+        self._library.emu_sh(
+            self._pointers(tensors),
+            (ctypes.c_int64 * 5)(*numbers),
+            int(partial is not None),
+            ctypes.c_void_p(None if partial is None else partial.data_ptr()),
+        )
+
+
+def _numbers_of(
+    count: int, cameras: int, how: Sequence[int], reals: Sequence[float]
+) -> tuple[ctypes.Array[ctypes.c_int64], ctypes.Array[ctypes.c_float]]:
+    return (ctypes.c_int64 * 6)(count, cameras, *how), (ctypes.c_float * 4)(*reals)

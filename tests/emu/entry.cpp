@@ -1,4 +1,8 @@
 // The emulated kernels behind a C interface, for ctypes. Pointers are those of CPU tensors.
+#include <vector>
+
+#include "binning.h"
+#include "camera_sums.cuh"
 #include "kernels.h"
 
 using namespace splat;
@@ -27,6 +31,20 @@ RasterizeParams params(void* const* t, const int64_t* n, float cutoff) {
   return p;
 }
 
+// numbers: N, C, width, height, camera model, antialiased; reals: eps2d, near, far, radius_clip.
+ProjectParams<float> project_params(void* const* t, const int64_t* n, const float* reals) {
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  ProjectParams<float> p{};
+  p.means = f(0), p.quats = f(1), p.scales = f(2), p.covars = f(3), p.opacities = f(4), p.viewmats = f(5), p.Ks = f(6);
+  p.count = n[0];
+  p.cameras = int32_t(n[1]), p.width = int32_t(n[2]), p.height = int32_t(n[3]), p.camera_model = int32_t(n[4]);
+  p.antialiased = n[5] != 0;
+  p.eps2d = reals[0], p.near_plane = reals[1], p.far_plane = reals[2], p.radius_clip = reals[3];
+  p.means2d = f(7), p.depths = f(8), p.conics = f(9), p.opacities2d = f(10);
+  p.radii = static_cast<int32_t*>(t[11]);
+  return p;
+}
+
 }  // namespace
 
 extern "C" {
@@ -42,5 +60,79 @@ void emu_rasterize_backward(void* const* tensors, const int64_t* numbers, float 
   const auto f = [&](int i) { return static_cast<float*>(grads[i]); };
   const RasterizeGrads g{f(0), f(1), f(2), f(3), f(4), f(5), f(6)};
   cuda::rasterize_backward(params(tensors, numbers, cutoff), g, static_cast<Splat2D*>(splats), records, nullptr);
+}
+
+void emu_project(void* const* tensors, const int64_t* numbers, const float* reals) {
+  cuda::project(project_params(tensors, numbers, reals), nullptr);
+}
+
+int64_t emu_sum_blocks(int64_t count) { return cuda::sum_blocks(count); }
+
+void emu_project_backward(void* const* tensors, const int64_t* numbers, const float* reals, void* const* grads,
+                          float* partial) {
+  const auto f = [&](int i) { return static_cast<float*>(grads[i]); };
+  const ProjectGrads<float> g{f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10)};
+  cuda::project_backward(project_params(tensors, numbers, reals), g, partial, nullptr);
+}
+
+// numbers: N, stride of shN, C, D, degree.
+void emu_sh(void* const* t, const int64_t* n, int backward, float* partial) {
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  const ShParams<float> p{f(0),  f(1), f(2), f(3), static_cast<int32_t*>(t[4]), n[0], n[1], int32_t(n[2]), int32_t(n[3]),
+                          int32_t(n[4]), f(5)};
+  if (backward)
+    cuda::sh_backward(p, {f(6), f(7), f(8), f(9), f(10)}, partial, nullptr);
+  else
+    cuda::sh(p, nullptr);
+}
+
+// tensors: means2d, conics, opacities, radii, depths, ids, splat_offsets, tile_offsets, entries, masks, slots; numbers: S,
+// C, width, height, M. Called with entries null it returns M, then again to fill them.
+int64_t emu_bin(void* const* t, const int64_t* n, float cutoff) {
+  std::vector<std::vector<char>> memory;
+  memory.reserve(256);
+  const cuda::Arena arena{&memory, [](void* owner, size_t bytes) -> void* {
+                            auto& all = *static_cast<std::vector<std::vector<char>>*>(owner);
+                            return all.emplace_back(bytes, char(0x7f)).data();
+                          }};
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  const cuda::BinParams p{{f(0), f(1), f(2), static_cast<int32_t*>(t[3]), n[0]},
+                          {int32_t(n[2]), int32_t(n[3])},
+                          int32_t(n[1]),
+                          cutoff,
+                          f(4),
+                          static_cast<int64_t*>(t[5])};
+  int64_t* splat_offsets = static_cast<int64_t*>(t[6]);
+  if (t[8] == nullptr) return cuda::bin_count(p, arena, splat_offsets, nullptr);
+  const cuda::BinLists out{static_cast<int64_t*>(t[7]), static_cast<int32_t*>(t[8]), static_cast<int16_t*>(t[9]),
+                           static_cast<int32_t*>(t[10])};
+  cuda::bin_fill(p, arena, splat_offsets, n[4], out, nullptr);
+  return n[4];
+}
+
+// tensors: image, target, sums, result, v, maps, v_image; numbers: B, H, W, D, valid, values, counted values.
+int64_t emu_ssim(void* const* t, const int64_t* n, int what) {
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  const SsimParams p{f(0), f(1), int32_t(n[0]), int32_t(n[1]), int32_t(n[2]), int32_t(n[3]), n[4] != 0};
+  if (what == 1) cuda::l1_ssim(p, double(n[5]), double(n[6]), f(2), f(3), nullptr);
+  if (what == 2) cuda::l1_ssim_backward(p, double(n[5]), double(n[6]), f(4), f(5), f(6), nullptr);
+  return cuda::ssim_blocks(p);
+}
+
+// tensors: means, log_scales, angles, opacities, radii, conics, v_conics, v_log_scales, v_angles; numbers: N, W, H.
+void emu_project_image(void* const* t, const int64_t* n, float cutoff) {
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  int32_t* radii = static_cast<int32_t*>(t[4]);
+  if (t[6] == nullptr)
+    cuda::project_image({f(0), f(1), f(2), f(3), n[0], {int32_t(n[1]), int32_t(n[2])}, cutoff, radii, f(5)}, nullptr);
+  else
+    cuda::project_image_backward({f(1), f(2), radii, f(6), n[0], f(7), f(8)}, nullptr);
+}
+
+// tensors: param, grad, exp_avg, exp_avg_sq, steps; numbers: rows, columns; reals: rate, beta1, beta2, epsilon.
+void emu_adam(void* const* t, const int64_t* n, const float* reals) {
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  cuda::adam({f(0), f(1), f(2), f(3), static_cast<int32_t*>(t[4]), n[0], n[1], reals[0], reals[1], reals[2], reals[3]},
+             nullptr);
 }
 }

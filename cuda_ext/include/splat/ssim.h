@@ -5,9 +5,12 @@
 namespace splat {
 
 constexpr int kSsimTaps = 11;
-// Gaussian window of sigma 1.5, normalised: centre, then outwards.
-constexpr float kSsimWindow[kSsimTaps / 2 + 1] = {0.26601171f, 0.21300553f, 0.10936069f,
-                                                  0.03600077f, 0.00759876f, 0.00102838f};
+// Gaussian window of sigma 1.5, normalised, `distance` taps from its centre. A function: an array would not exist on a GPU.
+SPLAT_HD float ssim_window(int distance) {
+  constexpr float window[kSsimTaps / 2 + 1] = {0.26601171f, 0.21300553f, 0.10936069f,
+                                               0.03600077f, 0.00759876f, 0.00102838f};
+  return window[distance];
+}
 constexpr float kSsimC1 = 0.01f * 0.01f, kSsimC2 = 0.03f * 0.03f;  // for values in 0..1
 
 // mu1, mu2: windowed means of picture and target; squares: of the sum of both squares; product: of their product.

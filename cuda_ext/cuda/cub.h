@@ -1,0 +1,8 @@
+// CUB's device-wide sort and scan, or a stand-in on the host.
+#pragma once
+#if defined(__CUDACC__)
+#include <cub/device/device_radix_sort.cuh>
+#include <cub/device/device_scan.cuh>
+#else
+#include "emu_cub.h"
+#endif
