@@ -90,6 +90,21 @@ SPLAT_HD bool any(Mask m) {
 
 typedef float Float4 __attribute__((vector_size(16)));
 
+// Four values of three planes, `stride` apart, as four adjacent triples: a row of pixels from the planes of its channels.
+SPLAT_HD void interleave3(const float* planes, int64_t stride, float* out) {
+  Float4 r, g, b;
+  std::memcpy(&r, planes, sizeof r);
+  std::memcpy(&g, planes + stride, sizeof g);
+  std::memcpy(&b, planes + 2 * stride, sizeof b);
+  const Float4 rg = __builtin_shufflevector(r, g, 0, 4, 1, 5), gr = __builtin_shufflevector(r, g, 2, 6, 3, 7);
+  const Float4 first = __builtin_shufflevector(rg, b, 0, 1, 4, 2);
+  const Float4 second = __builtin_shufflevector(__builtin_shufflevector(rg, b, 3, 5, 3, 5), gr, 0, 1, 4, 5);
+  const Float4 third = __builtin_shufflevector(gr, b, 6, 2, 3, 7);
+  std::memcpy(out, &first, sizeof first);
+  std::memcpy(out + 4, &second, sizeof second);
+  std::memcpy(out + 8, &third, sizeof third);
+}
+
 SPLAT_HD Float4 fold(Lanes a) {
 #if defined(__AVX512F__)
   typedef float Float8 __attribute__((vector_size(32)));

@@ -81,26 +81,32 @@ SPLAT_HD TilePlace tile_place(const RasterizeParams& p, int64_t index) {
           p.lists.tile_offsets[index], p.lists.tile_offsets[index + 1]};
 }
 
-// Calls body(pixel in the tile, pixel in the image) for the tile's pixels inside the picture.
+// Calls body(first pixel in the tile, first pixel in the image, count) for the tile's pixels inside the picture, by pieces of
+// a row that are adjacent in both: four pixels but at the picture's edge.
 template <class F>
-SPLAT_HD void for_pixels(const RasterizeParams& p, const TilePlace& place, F&& body) {
+SPLAT_HD void for_quads(const RasterizeParams& p, const TilePlace& place, F&& body) {
   const int64_t image = int64_t(place.camera) * p.grid.width * p.grid.height;
   const int rows = p.grid.height - place.y0 < kTile ? p.grid.height - place.y0 : kTile;
   const int columns = p.grid.width - place.x0 < kTile ? p.grid.width - place.x0 : kTile;
   for (int y = 0; y < rows; ++y) {
     const int in = 64 * (y >> 2) + 4 * (y & 3);
     const int64_t at = image + int64_t(place.y0 + y) * p.grid.width + place.x0;
-    for (int x = 0; x < columns; x += 4) {
-      if (x + 4 <= columns) {  // the usual case, unrolled
-        body(in + 4 * x, at + x);
-        body(in + 4 * x + 1, at + x + 1);
-        body(in + 4 * x + 2, at + x + 2);
-        body(in + 4 * x + 3, at + x + 3);
-      } else {
-        for (int i = 0; x + i < columns; ++i) body(in + 4 * x + i, at + x + i);
-      }
-    }
+    for (int x = 0; x < columns; x += 4) body(in + 4 * x, at + x, columns - x < 4 ? columns - x : 4);
   }
+}
+// Calls body(pixel in the tile, pixel in the image).
+template <class F>
+SPLAT_HD void for_pixels(const RasterizeParams& p, const TilePlace& place, F&& body) {
+  for_quads(p, place, [&](int in, int64_t at, int count) __attribute__((always_inline)) {
+    if (count == 4) {  // the usual case, unrolled
+      body(in, at);
+      body(in + 1, at + 1);
+      body(in + 2, at + 2);
+      body(in + 3, at + 3);
+    } else {
+      for (int i = 0; i < count; ++i) body(in + i, at + i);
+    }
+  });
 }
 
 // Splats ready to blend, for all cameras.

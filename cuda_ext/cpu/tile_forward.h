@@ -133,28 +133,42 @@ SPLAT_HD void blend_top(const RasterizeParams& p, const TilePlace& place, Forwar
   }
 }
 
+// Writes `count` pixels that are adjacent in the tile (from `in`) and in the image (from `to`).
+template <Blend kBlend, int kFixed>
+SPLAT_HD void write_pixels(const RasterizeParams& p, const TilePlace& place, const ForwardState& tile, int in, int64_t to,
+                           int count) {
+  const int channels = kFixed ? kFixed : p.channels;
+  PixelFinish finish[4];
+  for (int i = 0; i < count; ++i) finish[i] = finish_pixel<kBlend>(tile.value[in + i]);
+  for (int i = 0; i < count; ++i) p.alphas[to + i] = finish[i].alpha;
+  if constexpr (kBlend == Blend::kAlpha) {
+    for (int i = 0; i < count; ++i) p.norm[to + i] = finish[i].behind;
+    for (int i = 0; i < count; ++i) p.last[to + i] = tile.last[in + i];
+  } else if constexpr (kBlend == Blend::kTopK) {
+    const int smallest = (p.topk - 1) * kPixels + in;
+    const int64_t plane = int64_t(p.grid.width) * p.grid.height, norm = to + place.camera * plane;  // [C, 2, H, W]
+    for (int i = 0; i < count; ++i) {
+      p.norm[norm + i] = tile.top_weights[smallest + i];
+      p.norm[norm + plane + i] = finish[i].scale;
+      p.last[to + i] = tile.top_entries[smallest + i];
+    }
+  }
+  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * channels : nullptr;
+  if (kFixed == 3 && kBlend != Blend::kTopK && background == nullptr && count == 4)
+    return interleave3(tile.color + in, kPixels, p.image + 3 * to);  // scale is 1
+  for (int i = 0; i < count; ++i)
+    for (int d = 0; d < channels; ++d)
+      p.image[(to + i) * channels + d] = tile.color[d * kPixels + in + i] * finish[i].scale +
+                                         (background ? finish[i].behind * background[d] : 0.0f);
+}
+
 template <Blend kBlend, int kFixed>
 void write_tile(const RasterizeParams& p, const TilePlace& place, const ForwardState& tile) {
-  const int channels = kFixed ? kFixed : p.channels;
-  const float* background = p.backgrounds ? p.backgrounds + int64_t(place.camera) * channels : nullptr;
-  const int64_t plane = int64_t(p.grid.width) * p.grid.height;
-  for_pixels(p, place, [&](int in, int64_t to) __attribute__((always_inline)) {
-    const PixelFinish finish = finish_pixel<kBlend>(tile.value[in]);
-    if constexpr (kBlend == Blend::kAlpha) {
-      p.norm[to] = finish.behind;
-      p.last[to] = tile.last[in];
-    } else if constexpr (kBlend == Blend::kTopK) {
-      const int smallest = (p.topk - 1) * kPixels + in;
-      const int64_t norm = to + place.camera * plane;  // [C, 2, H, W] against [C, H, W]
-      p.norm[norm] = tile.top_weights[smallest];
-      p.norm[norm + plane] = finish.scale;
-      p.last[to] = tile.top_entries[smallest];
-    }
-    p.alphas[to] = finish.alpha;
-    float* pixel = p.image + to * channels;
-    for (int d = 0; d < channels; ++d) pixel[d] = tile.color[d * kPixels + in] * finish.scale;
-    if (background)
-      for (int d = 0; d < channels; ++d) pixel[d] += finish.behind * background[d];
+  for_quads(p, place, [&](int in, int64_t to, int count) __attribute__((always_inline)) {
+    if (count == 4)  // the usual case, unrolled
+      write_pixels<kBlend, kFixed>(p, place, tile, in, to, 4);
+    else
+      write_pixels<kBlend, kFixed>(p, place, tile, in, to, count);
   });
 }
 
