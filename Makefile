@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-SOURCES := $(shell find cuda_ext -name '*.cpp' -o -name '*.h') setup.py pyproject.toml
+SOURCES := $(shell find cuda_ext -type f) setup.py pyproject.toml
 
 .PHONY: demo test lint bench clean
 

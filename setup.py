@@ -19,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 SOURCE = Path("cuda_ext")
+NVCC = os.environ.get("NVCC", "nvcc")
 # Compiled once; every other file of cuda_ext/cpu is a kernel, compiled once per instruction set.
 SHARED = {"parallel.cpp", "dispatch.cpp", "depth_order.cpp"}
 X86_ISAS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
@@ -40,6 +41,21 @@ def torch_flags() -> tuple[list[str], list[str]]:
     return includes + defines, link
 
 
+def cuda_archs() -> list[str]:
+    """GPU architectures to build for, highest last; none without nvcc or with SPLAT_CUDA_ARCHS=none."""
+    asked = os.environ.get("SPLAT_CUDA_ARCHS", "80 86 89 90 100 120")
+    if shutil.which(NVCC) is None or asked == "none":
+        return []
+    return asked.replace(";", " ").replace(",", " ").split()
+
+
+def nvcc_command(archs: list[str]) -> list[str]:
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    code.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX, for what comes later
+    host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    return [NVCC, "-std=c++20", "-O3", "--threads", "2", *code, *host, f"-I{SOURCE / 'include'}"]
+
+
 def objects(build: Path) -> list[tuple[Path, list[str]]]:
     """Each object file with the command that makes it (compiler first, without -c and -o)."""
     cxx = os.environ.get("CXX", "g++")
@@ -55,8 +71,15 @@ def objects(build: Path) -> list[tuple[Path, list[str]]]:
             flags = [*FLAGS, *KERNEL_FLAGS, *march, f"-DSPLAT_ISA={name}"]
             plan.append((build / f"{source.stem}.{name}.o", [cxx, *flags, *include, str(source)]))
     compile_torch, _ = torch_flags()
+    archs = cuda_archs()
+    tag = "_".join(archs) or "cpu"
     for source in sorted((SOURCE / "torch").glob("*.cpp")):
-        plan.append((build / f"torch_{source.stem}.o", [cxx, *FLAGS, *include, *compile_torch, str(source)]))
+        flags = [*FLAGS, *include, *compile_torch, f'-DSPLAT_CUDA_ARCHS="{" ".join(archs)}"']
+        flags += [] if archs else ["-DSPLAT_WITHOUT_CUDA"]
+        plan.append((build / f"torch_{source.stem}.{tag}.o", [cxx, *flags, str(source)]))
+    if archs:
+        for source in sorted((SOURCE / "cuda").glob("*.cu")):
+            plan.append((build / f"cuda_{source.stem}.{tag}.o", [*nvcc_command(archs), str(source)]))
     return plan
 
 
@@ -66,7 +89,8 @@ def depends_changed(target: Path, headers: float, source: str) -> bool:
 
 def build_library(output: Path, build: Path) -> None:
     build.mkdir(parents=True, exist_ok=True)
-    headers = max(p.stat().st_mtime for p in [*(ROOT / SOURCE).rglob("*.h"), ROOT / "setup.py"])
+    sources = [*(ROOT / SOURCE).rglob("*.h"), *(ROOT / SOURCE).rglob("*.cuh"), ROOT / "setup.py"]
+    headers = max(p.stat().st_mtime for p in sources)
     plan = objects(build)
 
     def run(command: list[str]) -> None:
@@ -82,7 +106,10 @@ def build_library(output: Path, build: Path) -> None:
     _, link = torch_flags()
     partial = output.with_name(output.name + ".partial")
     output.parent.mkdir(parents=True, exist_ok=True)
-    run([os.environ.get("CXX", "g++"), "-shared", "-o", str(partial), *[str(o) for o, _ in plan], *link, "-pthread"])
+    linker = [os.environ.get("CXX", "g++"), "-shared", "-pthread"]
+    if cuda_archs():  # nvcc knows where its static runtime is; with it the library needs no CUDA where it is loaded
+        linker = [NVCC, "-shared", "--cudart", "static", "-Xcompiler", "-pthread"]
+    run([*linker, "-o", str(partial), *[str(o) for o, _ in plan], *link])
     partial.replace(output)
 
 

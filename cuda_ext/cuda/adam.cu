@@ -2,6 +2,7 @@
 #include "splat/adam.h"
 
 #include "kernels.h"
+#include "launch.h"
 
 namespace splat::cuda {
 namespace {

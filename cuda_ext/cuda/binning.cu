@@ -5,6 +5,7 @@
 #include "binning.h"
 
 #include "cub.h"
+#include "launch.h"
 #include "splat/touch.h"
 
 namespace splat::cuda {

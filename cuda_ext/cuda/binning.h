@@ -2,8 +2,8 @@
 #pragma once
 #include <cstddef>
 
-#include "launch.h"
 #include "splat/params.h"
+#include "stream.h"
 
 namespace splat::cuda {
 
@@ -34,8 +34,8 @@ struct BinLists {
 };
 
 // Fills splat_offsets [S + 1] and returns M. Waits for the stream.
-int64_t bin_count(const BinParams& p, const Arena& arena, int64_t* splat_offsets, cudaStream_t stream);
-void bin_fill(const BinParams& p, const Arena& arena, const int64_t* splat_offsets, int64_t total, const BinLists& out,
+SPLAT_CUDA_API int64_t bin_count(const BinParams& p, const Arena& arena, int64_t* splat_offsets, cudaStream_t stream);
+SPLAT_CUDA_API void bin_fill(const BinParams& p, const Arena& arena, const int64_t* splat_offsets, int64_t total, const BinLists& out,
               cudaStream_t stream);
 
 }  // namespace splat::cuda

@@ -1,15 +1,13 @@
 // Gradients of the cameras are sums over all Gaussians. Each block sums its Gaussians' shares in a fixed order, and the
 // blocks' sums are added in order: the same bits on every run.
 #pragma once
+#include "kernels.h"
 #include "launch.h"
 #include "splat/project.h"
 #include "warp.cuh"
 
 namespace splat::cuda {
 
-constexpr int kSumThreads = 256;
-
-inline int64_t sum_blocks(int64_t count) { return (count + kSumThreads - 1) / kSumThreads; }
 
 struct BlockSums {
   float warps[kSumThreads / 32][kCameraSums];

@@ -14,8 +14,6 @@ constexpr int kMoments = 6;    // SplatMoments; then the colours, then (absgrad)
 template <int kFixed, bool kAbs>
 constexpr int kPassSize = (kMoments + (kFixed ? kFixed : kChunk) + (kAbs ? 2 : 0) + 3) / 4 * 4;
 
-__device__ __forceinline__ int record_size(int channels, bool abs) { return kMoments + channels + (abs ? 2 : 0); }
-
 // dL/dpixel and what the compositor carries backwards.
 template <Blend kBlend>
 struct PixelGrad {

@@ -6,7 +6,6 @@ namespace splat::cuda {
 namespace {
 
 constexpr int kBatch = kThreads;  // entries in shared memory at a time
-constexpr int kMaxTop = 64;       // K that topk keeps in registers and local memory
 
 __global__ void __launch_bounds__(256) make_splats(SplatArrays a, float cutoff, Splat2D* out) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -138,13 +137,13 @@ void launch(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream
 
 }  // namespace
 
-int max_topk() { return kMaxTop; }
+void blend_splats(const SplatArrays& splats, float cutoff, Splat2D* out, cudaStream_t stream) {
+  if (splats.count == 0) return;
+  const unsigned blocks = unsigned((splats.count + 255) / 256);
+  SPLAT_LAUNCH(make_splats, dim3(blocks), dim3(256), stream, splats, cutoff, out);
+}
 
-void rasterize_forward(const RasterizeParams& p, Splat2D* splats, cudaStream_t stream) {
-  if (p.splats.count > 0) {
-    const unsigned blocks = unsigned((p.splats.count + 255) / 256);
-    SPLAT_LAUNCH(make_splats, dim3(blocks), dim3(256), stream, p.splats, p.cutoff, splats);
-  }
+void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream) {
   if (p.cameras == 0) return;
   switch (p.blend) {
     case Blend::kAlpha: return launch<Blend::kAlpha>(p, splats, stream);

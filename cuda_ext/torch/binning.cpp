@@ -1,4 +1,4 @@
-// bin: Splats2D -> TileLists on the CPU.
+// bin: Splats2D -> TileLists.
 #include <cstdlib>
 #include <limits>
 #include <memory>
@@ -7,6 +7,7 @@
 
 #include "binning.h"
 #include "checks.h"
+#include "device.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -106,6 +107,34 @@ void fill_entries(const std::vector<TouchPiece>& pieces, const int64_t* splat_of
   });
 }
 
+struct Lists {
+  Tensor tile_offsets, entries, masks, slots;
+};
+Lists new_lists(const Tensor& like, int64_t tiles, int64_t total) {
+  STD_TORCH_CHECK(total < std::numeric_limits<int32_t>::max(), "the splats touch ", total,
+                  " tiles, more than 2^31 - 1; render fewer cameras at once or a smaller image");
+  return {torch::stable::new_empty(like, {tiles + 1}, ScalarType::Long),
+          torch::stable::new_empty(like, {total}, ScalarType::Int),
+          torch::stable::new_empty(like, {total}, ScalarType::Short),
+          torch::stable::new_empty(like, {total}, ScalarType::Int)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin_on_cuda(const cuda::BinParams& p, const Tensor& like,
+                                                               Tensor& splat_offsets) {
+  Lists lists = new_lists(like, 0, 0);
+  run_where(
+      like, [] {},
+      [&](CudaCall& call) {
+        const int64_t total = cuda::bin_count(p, call.arena(), out<int64_t>(splat_offsets), call.stream);
+        lists = new_lists(like, p.cameras * p.grid.tiles(), total);
+        cuda::bin_fill(p, call.arena(), in<int64_t>(splat_offsets), total,
+                       {out<int64_t>(lists.tile_offsets), out<int32_t>(lists.entries), out<int16_t>(lists.masks),
+                        out<int32_t>(lists.slots)},
+                       call.stream);
+      });
+  return {lists.tile_offsets, lists.entries, lists.masks, splat_offsets, lists.slots};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in, const Tensor& conics_in,
                                                        const Tensor& opacities_in, const Tensor& radii_in,
                                                        const OptTensor& depths_in, const OptTensor& ids_in,
@@ -133,8 +162,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in,
   const SplatArrays splats{in<float>(means2d), in<float>(conics), in<float>(opacities), in<int32_t>(radii), C * N};
   const TileGrid grid{static_cast<int32_t>(width), static_cast<int32_t>(height)};
 
-  // 1. What each splat touches.
   Tensor splat_offsets = torch::stable::new_empty(radii, {C * N + 1}, ScalarType::Long);
+  if (radii.is_cuda()) {
+    const cuda::BinParams p{splats, grid, static_cast<int32_t>(C), static_cast<float>(cutoff),
+                            depths ? in<float>(*depths) : nullptr, ids ? in<int64_t>(*ids) : nullptr};
+    return bin_on_cuda(p, radii, splat_offsets);
+  }
+
+  // 1. What each splat touches.
   int64_t* offsets = out<int64_t>(splat_offsets);
   Pieces pieces(new std::vector<TouchPiece>((C * N + kTouchPiece - 1) / kTouchPiece, TouchPiece{nullptr, nullptr, 0, 0}));
   cpu::parallel_for(splats.count, kTouchPiece, [&](int64_t b, int64_t e) {
@@ -152,14 +187,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in,
   int64_t total = 0;
   for (int64_t i = 0; i < C * N; ++i) total += std::exchange(offsets[i], total);
   offsets[C * N] = total;
-  STD_TORCH_CHECK(total < std::numeric_limits<int32_t>::max(), "the splats touch ", total,
-                  " tiles, more than 2^31 - 1; render fewer cameras at once or a smaller image");
 
   // 3. By tile.
-  Tensor tile_offsets = torch::stable::new_empty(radii, {C * grid.tiles() + 1}, ScalarType::Long);
-  Tensor entries = torch::stable::new_empty(radii, {total}, ScalarType::Int);
-  Tensor masks = torch::stable::new_empty(radii, {total}, ScalarType::Short);
-  Tensor slots = torch::stable::new_empty(radii, {total}, ScalarType::Int);
+  auto [tile_offsets, entries, masks, slots] = new_lists(radii, C * grid.tiles(), total);
   for (int64_t c = 0; c < C; ++c)
     sort_by_tile({pieces->data(), offsets + c * N, c * N}, orders[c], visible[c], grid.tiles(), offsets[c * N],
                  out<int64_t>(tile_offsets) + c * grid.tiles(), out<int32_t>(slots));
@@ -172,3 +202,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in,
 }  // namespace splat
 
 STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { m.impl("bin", TORCH_BOX(&splat::bin)); }
+STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { m.impl("bin", TORCH_BOX(&splat::bin)); }

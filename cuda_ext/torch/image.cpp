@@ -1,5 +1,6 @@
 // The ops of image fitting that are not rendering: the 2D front end and the optimiser's step.
 #include "checks.h"
+#include "device.h"
 #include "kernels.h"
 
 namespace splat {
@@ -19,9 +20,13 @@ std::tuple<Tensor, Tensor> project_image(const Tensor& means_in, const Tensor& l
   const Tensor opacities = dense(opacities_in);
   Tensor radii = torch::stable::new_empty(means, {1, N, 2}, ScalarType::Int);
   Tensor conics = torch::stable::new_empty(means, {1, N, 3});
-  cpu::kernels().project_image({in<float>(means), in<float>(log_scales), in<float>(angles), in<float>(opacities), N,
-                                {static_cast<int32_t>(width), static_cast<int32_t>(height)},
-                                static_cast<float>(cutoff), out<int32_t>(radii), out<float>(conics)});
+  const ProjectImageParams p{in<float>(means),           in<float>(log_scales),
+                             in<float>(angles),          in<float>(opacities),
+                             N,                          {static_cast<int32_t>(width), static_cast<int32_t>(height)},
+                             static_cast<float>(cutoff), out<int32_t>(radii),
+                             out<float>(conics)};
+  run_where(
+      means, [&] { cpu::kernels().project_image(p); }, [&](CudaCall& call) { cuda::project_image(p, call.stream); });
   return {conics, radii};
 }
 
@@ -33,8 +38,11 @@ std::tuple<Tensor, Tensor> project_image_backward(const Tensor& log_scales_in, c
   const Tensor v_conics = dense(v_conics_in);
   Tensor v_log_scales = torch::stable::new_empty(log_scales, {N, 2});
   Tensor v_angles = torch::stable::new_empty(log_scales, {N});
-  cpu::kernels().project_image_backward({in<float>(log_scales), in<float>(angles), in<int32_t>(radii),
-                                         in<float>(v_conics), N, out<float>(v_log_scales), out<float>(v_angles)});
+  const ProjectImageGrads g{in<float>(log_scales),    in<float>(angles),   in<int32_t>(radii), in<float>(v_conics), N,
+                            out<float>(v_log_scales), out<float>(v_angles)};
+  run_where(
+      log_scales, [&] { cpu::kernels().project_image_backward(g); },
+      [&](CudaCall& call) { cuda::project_image_backward(g, call.stream); });
   return {v_log_scales, v_angles};
 }
 
@@ -54,16 +62,27 @@ void adam(Tensor param, const Tensor& grad_in, Tensor exp_avg, Tensor exp_avg_sq
   check(exp_avg, "exp_avg");
   check(exp_avg_sq, "exp_avg_sq");
   if (rows == 0) return;
-  cpu::kernels().adam({out<float>(param), in<float>(grad), out<float>(exp_avg), out<float>(exp_avg_sq),
-                       in<int32_t>(steps), rows, param.numel() / rows, static_cast<float>(learning_rate),
-                       static_cast<float>(beta1), static_cast<float>(beta2), static_cast<float>(epsilon)});
+  const AdamParams p{out<float>(param),
+                     in<float>(grad),
+                     out<float>(exp_avg),
+                     out<float>(exp_avg_sq),
+                     in<int32_t>(steps),
+                     rows,
+                     param.numel() / rows,
+                     static_cast<float>(learning_rate),
+                     static_cast<float>(beta1),
+                     static_cast<float>(beta2),
+                     static_cast<float>(epsilon)};
+  run_where(
+      param, [&] { cpu::kernels().adam(p); }, [&](CudaCall& call) { cuda::adam(p, call.stream); });
 }
 
 }  // namespace
 }  // namespace splat
 
-STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
-  m.impl("project_image", TORCH_BOX(&splat::project_image));
-  m.impl("project_image_backward", TORCH_BOX(&splat::project_image_backward));
-  m.impl("adam", TORCH_BOX(&splat::adam));
-}
+#define SPLAT_IMAGE_OPS(m)                                                      \
+  m.impl("project_image", TORCH_BOX(&splat::project_image));                    \
+  m.impl("project_image_backward", TORCH_BOX(&splat::project_image_backward));  \
+  m.impl("adam", TORCH_BOX(&splat::adam))
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_IMAGE_OPS(m); }
+STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_IMAGE_OPS(m); }

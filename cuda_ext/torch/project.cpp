@@ -1,5 +1,6 @@
-// project and sh: the 3D front end on the CPU, in float32 and (for gradient checks) float64.
+// project and sh: the 3D front end; on the CPU in float32 and (for gradient checks) float64.
 #include "checks.h"
+#include "device.h"
 #include "kernels.h"
 
 namespace splat {
@@ -11,6 +12,7 @@ const T* in_or_null(const OptTensor& t) { return t ? in<T>(*t) : nullptr; }
 bool is_double(const Tensor& t) {
   const bool wide = t.scalar_type() == ScalarType::Double;
   STD_TORCH_CHECK(wide || t.scalar_type() == ScalarType::Float, "means must be float32 or float64");
+  STD_TORCH_CHECK(!wide || !t.is_cuda(), "means must be float32 on a GPU");
   return wide;
 }
 void same_dtype(const Tensor& t, const char* name, const Tensor& means) {
@@ -72,9 +74,9 @@ ProjectParams<T> project_params(const Scene& s, const View& v) {
   return p;
 }
 
-template <class T>
+template <class T, class Kernel>
 void run_project(const Scene& s, const View& v, Tensor& radii, Tensor& means2d, Tensor& depths, Tensor& conics,
-                 Tensor& opacities2d, void (*kernel)(const ProjectParams<T>&)) {
+                 Tensor& opacities2d, Kernel&& kernel) {
   ProjectParams<T> p = project_params<T>(s, v);
   p.radii = out<int32_t>(radii);
   p.means2d = out<T>(means2d);
@@ -98,7 +100,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> project(
   if (is_double(means))
     run_project<double>(s, v, radii, means2d, depths, conics, opacities2d, cpu::kernels().project_double);
   else
-    run_project<float>(s, v, radii, means2d, depths, conics, opacities2d, cpu::kernels().project);
+    run_project<float>(s, v, radii, means2d, depths, conics, opacities2d, [&](const ProjectParams<float>& p) {
+      run_where(
+          s.means, [&] { cpu::kernels().project(p); }, [&](CudaCall& call) { cuda::project(p, call.stream); });
+    });
   return {means2d, depths, conics, opacities2d, radii};
 }
 
@@ -106,15 +111,16 @@ struct SplatGradients {
   Tensor radii, v_means2d, v_depths, v_conics, v_opacities2d;
 };
 
-template <class T>
+template <class T, class Kernel>
 void run_project_backward(const Scene& s, const View& v, const SplatGradients& g, std::array<Tensor, 7>& results,
-                          void (*kernel)(const ProjectParams<T>&, const ProjectGrads<T>&)) {
+                          Kernel&& kernel) {
   ProjectParams<T> p = project_params<T>(s, v);
   p.radii = const_cast<int32_t*>(in<int32_t>(g.radii));  // only read in this direction
   const bool shaped = s.quats.has_value();
-  kernel(p, {in<T>(g.v_means2d), in<T>(g.v_depths), in<T>(g.v_conics), in<T>(g.v_opacities2d), out<T>(results[0]),
-             shaped ? out<T>(results[1]) : nullptr, shaped ? out<T>(results[2]) : nullptr,
-             shaped ? nullptr : out<T>(results[3]), out<T>(results[4]), out<T>(results[5]), out<T>(results[6])});
+  kernel(p, ProjectGrads<T>{in<T>(g.v_means2d), in<T>(g.v_depths), in<T>(g.v_conics), in<T>(g.v_opacities2d),
+                            out<T>(results[0]), shaped ? out<T>(results[1]) : nullptr,
+                            shaped ? out<T>(results[2]) : nullptr, shaped ? nullptr : out<T>(results[3]),
+                            out<T>(results[4]), out<T>(results[5]), out<T>(results[6])});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backward(
@@ -133,7 +139,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backw
   if (is_double(means))
     run_project_backward<double>(s, v, g, r, cpu::kernels().project_backward_double);
   else
-    run_project_backward<float>(s, v, g, r, cpu::kernels().project_backward);
+    run_project_backward<float>(s, v, g, r, [&](const ProjectParams<float>& p, const ProjectGrads<float>& grads) {
+      run_where(
+          s.means, [&] { cpu::kernels().project_backward(p, grads); },
+          [&](CudaCall& call) {
+            float* partial = call.scratch<float>(cuda::sum_blocks(s.N) * s.C * kCameraSums);
+            cuda::project_backward(p, grads, partial, call.stream);
+          });
+    });
   return {r[0], r[1], r[2], r[3], r[4], r[5], r[6]};
 }
 
@@ -179,15 +192,17 @@ Tensor sh(const Tensor& means, const Tensor& viewmats, const Tensor& sh0, const 
   if (is_double(means))
     cpu::kernels().sh_double(sh_params<double>(s, out<double>(colors)));
   else
-    cpu::kernels().sh(sh_params<float>(s, out<float>(colors)));
+    run_where(
+        s.means, [&] { cpu::kernels().sh(sh_params<float>(s, out<float>(colors))); },
+        [&](CudaCall& call) { cuda::sh(sh_params<float>(s, out<float>(colors)), call.stream); });
   return colors;
 }
 
-template <class T>
+template <class T, class Kernel>
 void run_sh_backward(const ShInputs& s, const Tensor& colors, const Tensor& v, std::array<Tensor, 4>& r,
-                     void (*kernel)(const ShParams<T>&, const ShGrads<T>&)) {
+                     Kernel&& kernel) {
   kernel(sh_params<T>(s, const_cast<T*>(in<T>(colors))),
-         {in<T>(v), out<T>(r[0]), out<T>(r[1]), out<T>(r[2]), out<T>(r[3])});
+         ShGrads<T>{in<T>(v), out<T>(r[0]), out<T>(r[1]), out<T>(r[2]), out<T>(r[3])});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sh_backward(const Tensor& means, const Tensor& viewmats, const Tensor& sh0,
@@ -200,16 +215,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sh_backward(const Tensor& means, cons
   if (is_double(means))
     run_sh_backward<double>(s, colors, v_colors, r, cpu::kernels().sh_backward_double);
   else
-    run_sh_backward<float>(s, colors, v_colors, r, cpu::kernels().sh_backward);
+    run_sh_backward<float>(s, colors, v_colors, r, [&](const ShParams<float>& p, const ShGrads<float>& grads) {
+      run_where(
+          s.means, [&] { cpu::kernels().sh_backward(p, grads); },
+          [&](CudaCall& call) {
+            float* partial = call.scratch<float>(cuda::sum_blocks(s.N) * s.C * kCameraSums);
+            cuda::sh_backward(p, grads, partial, call.stream);
+          });
+    });
   return {r[0], r[1], r[2], r[3]};
 }
 
 }  // namespace
 }  // namespace splat
 
-STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
-  m.impl("project", TORCH_BOX(&splat::project));
-  m.impl("project_backward", TORCH_BOX(&splat::project_backward));
-  m.impl("sh", TORCH_BOX(&splat::sh));
-  m.impl("sh_backward", TORCH_BOX(&splat::sh_backward));
-}
+#define SPLAT_PROJECT_OPS(m)                                        \
+  m.impl("project", TORCH_BOX(&splat::project));                    \
+  m.impl("project_backward", TORCH_BOX(&splat::project_backward));  \
+  m.impl("sh", TORCH_BOX(&splat::sh));                              \
+  m.impl("sh_backward", TORCH_BOX(&splat::sh_backward))
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_PROJECT_OPS(m); }
+STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_PROJECT_OPS(m); }

@@ -1,5 +1,6 @@
-// rasterize: TileLists -> Image on the CPU, its gradient, and both at once for least squares.
+// rasterize: TileLists -> Image, its gradient, and (on the CPU) both at once for least squares.
 #include "checks.h"
+#include "device.h"
 #include "kernels.h"
 
 namespace splat {
@@ -69,6 +70,15 @@ Inputs gather_inputs(const Tensor& means2d, const Tensor& conics, const Tensor& 
           D};
 }
 
+// Splats ready to blend, on the GPU.
+const Splat2D* ready_splats(const RasterizeParams& p, CudaCall& call) {
+  STD_TORCH_CHECK(p.blend != Blend::kTopK || p.topk <= cuda::kMaxTop, "topk must be at most ", cuda::kMaxTop,
+                  " on a GPU, got ", p.topk);
+  Splat2D* splats = call.scratch<Splat2D>(p.splats.count);
+  cuda::blend_splats(p.splats, p.cutoff, splats, call.stream);
+  return splats;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks,
@@ -88,7 +98,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize(
   p.alphas = out<float>(alphas);
   p.last = out<int32_t>(last);
   p.norm = out<float>(norm);
-  cpu::kernels().rasterize_forward(p);
+  run_where(
+      inputs.means2d, [&] { cpu::kernels().rasterize_forward(p); },
+      [&](CudaCall& call) { cuda::rasterize_forward(p, ready_splats(p, call), call.stream); });
   return {image, alphas, last, norm};
 }
 
@@ -128,8 +140,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
   p.last = const_cast<int32_t*>(in<int32_t>(last));
   p.norm = const_cast<float*>(in<float>(norm));
   Gradients v(inputs, absgrad);
-  cpu::kernels().rasterize_backward(p, v.pointers(v_image ? in<float>(*v_image) : nullptr,
-                                                  v_alphas ? in<float>(*v_alphas) : nullptr, absgrad));
+  const RasterizeGrads g = v.pointers(v_image ? in<float>(*v_image) : nullptr,
+                                      v_alphas ? in<float>(*v_alphas) : nullptr, absgrad);
+  run_where(
+      inputs.means2d, [&] { cpu::kernels().rasterize_backward(p, g); },
+      [&](CudaCall& call) {
+        float* records = call.scratch<float>(p.lists.count * cuda::record_size(p.channels, absgrad));
+        cuda::rasterize_backward(p, g, ready_splats(p, call), records, call.stream);
+      });
   return {v.means2d, v.conics, v.opacities, v.colors, v.abs};
 }
 
@@ -156,8 +174,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
 }  // namespace
 }  // namespace splat
 
+#define SPLAT_RASTERIZE_OPS(m)                        \
+  m.impl("rasterize", TORCH_BOX(&splat::rasterize));  \
+  m.impl("rasterize_backward", TORCH_BOX(&splat::rasterize_backward))
 STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
-  m.impl("rasterize", TORCH_BOX(&splat::rasterize));
-  m.impl("rasterize_backward", TORCH_BOX(&splat::rasterize_backward));
+  SPLAT_RASTERIZE_OPS(m);
   m.impl("rasterize_l2", TORCH_BOX(&splat::rasterize_l2));
 }
+STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_RASTERIZE_OPS(m); }

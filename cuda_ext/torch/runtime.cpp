@@ -12,6 +12,7 @@ void op_set_num_threads(int64_t n) {
 }
 int64_t op_get_num_threads() { return cpu::num_threads(); }
 std::string op_cpu_isa() { return cpu::kernels().isa; }
+std::string op_cuda_archs() { return SPLAT_CUDA_ARCHS; }
 
 }  // namespace
 }  // namespace splat
@@ -20,4 +21,5 @@ STABLE_TORCH_LIBRARY_IMPL(splat, CompositeExplicitAutograd, m) {
   m.impl("set_num_threads", TORCH_BOX(&splat::op_set_num_threads));
   m.impl("get_num_threads", TORCH_BOX(&splat::op_get_num_threads));
   m.impl("cpu_isa", TORCH_BOX(&splat::op_cpu_isa));
+  m.impl("cuda_archs", TORCH_BOX(&splat::op_cuda_archs));
 }

@@ -75,4 +75,5 @@ STABLE_TORCH_LIBRARY(splat, m) {
   m.def("set_num_threads(int n) -> ()");
   m.def("get_num_threads() -> int");
   m.def("cpu_isa() -> str");
+  m.def("cuda_archs() -> str");  // the GPU architectures that the CUDA kernels were built for; "": none
 }

@@ -1,5 +1,6 @@
-// l1_ssim: the photometric loss on the CPU.
+// l1_ssim: the photometric loss.
 #include "checks.h"
+#include "device.h"
 #include "kernels.h"
 
 namespace splat {
@@ -29,11 +30,19 @@ Pair gather_pair(const Tensor& image_in, const Tensor& target_in, bool valid) {
 
 Tensor l1_ssim(const Tensor& image, const Tensor& target, bool valid) {
   const Pair pair = gather_pair(image, target, valid);
-  double sums[2];
-  cpu::kernels().l1_ssim(pair.params, sums);
   Tensor result = torch::stable::new_empty(pair.image, {2});
-  out<float>(result)[0] = static_cast<float>(sums[0] / pair.pixels);
-  out<float>(result)[1] = static_cast<float>(sums[1] / pair.counted);
+  run_where(
+      pair.image,
+      [&] {
+        double sums[2];
+        cpu::kernels().l1_ssim(pair.params, sums);
+        out<float>(result)[0] = static_cast<float>(sums[0] / pair.pixels);
+        out<float>(result)[1] = static_cast<float>(sums[1] / pair.counted);
+      },
+      [&](CudaCall& call) {
+        float* sums = call.scratch<float>(2 * cuda::ssim_blocks(pair.params));
+        cuda::l1_ssim(pair.params, pair.pixels, pair.counted, sums, out<float>(result), call.stream);
+      });
   return result;
 }
 
@@ -43,15 +52,25 @@ Tensor l1_ssim_backward(const Tensor& image, const Tensor& target, bool valid, c
   const Tensor v = dense(v_in);
   Tensor v_image = torch::stable::new_empty(pair.image, {pair.params.batch, pair.params.height, pair.params.width,
                                                          pair.params.channels});
-  cpu::kernels().l1_ssim_backward(pair.params, static_cast<float>(in<float>(v)[0] / pair.pixels),
-                                  static_cast<float>(in<float>(v)[1] / pair.counted), out<float>(v_image));
+  run_where(
+      pair.image,
+      [&] {
+        cpu::kernels().l1_ssim_backward(pair.params, static_cast<float>(in<float>(v)[0] / pair.pixels),
+                                        static_cast<float>(in<float>(v)[1] / pair.counted), out<float>(v_image));
+      },
+      [&](CudaCall& call) {
+        float* maps = call.scratch<float>(3 * pair.image.numel());
+        cuda::l1_ssim_backward(pair.params, pair.pixels, pair.counted, in<float>(v), maps, out<float>(v_image),
+                               call.stream);
+      });
   return v_image;
 }
 
 }  // namespace
 }  // namespace splat
 
-STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
-  m.impl("l1_ssim", TORCH_BOX(&splat::l1_ssim));
-  m.impl("l1_ssim_backward", TORCH_BOX(&splat::l1_ssim_backward));
-}
+#define SPLAT_SSIM_OPS(m)                         \
+  m.impl("l1_ssim", TORCH_BOX(&splat::l1_ssim));  \
+  m.impl("l1_ssim_backward", TORCH_BOX(&splat::l1_ssim_backward))
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_SSIM_OPS(m); }
+STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_SSIM_OPS(m); }

@@ -24,5 +24,23 @@ class Info:
             print(f"cpu        yes ({about['kernels']} kernels, {about['threads']} threads)")
         else:
             print(f"cpu        no: {ops.load_error()}; install g++ and reinstall with --no-build-isolation")
-        print("cuda       no: this build has no CUDA kernels")
+        print(f"cuda       {_cuda()}")
         return 0
+
+
+def _cuda() -> str:
+    """Whether the CUDA backend can run, or why it cannot."""
+    import torch
+
+    from splat.core import ops
+
+    archs = ops.cuda_archs()
+    if not archs:
+        return "no: built without CUDA kernels (nvcc was not found; reinstall with --no-build-isolation where it is)"
+    built = f"kernels for sm_{', sm_'.join(archs)}"
+    if torch.version.cuda is None:
+        return f"no: this torch is a CPU build ({built} are there)"
+    if not torch.cuda.is_available():
+        return f"no: torch {torch.__version__} sees no GPU ({built}); look at nvidia-smi"
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    return f"yes ({name}, sm_{major}{minor}, CUDA {torch.version.cuda}; {built}; not yet tested on a GPU)"

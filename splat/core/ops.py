@@ -42,6 +42,11 @@ def load_error() -> str | None:
     return _load_error
 
 
+def cuda_archs() -> list[str]:
+    """GPU architectures that the CUDA kernels were built for ("90": sm_90); none in a build without nvcc."""
+    return str(torch.ops.splat.cuda_archs()).split() if available else []
+
+
 _warned = False
 
 
@@ -74,7 +79,12 @@ def choose_backend(tensor: torch.Tensor, backend: Backend | None = None, *, floa
     if tensor.dtype == torch.float64 and not float64:
         raise ValueError(f"backend {wanted!r} takes float32 here, got {tensor.dtype}; pass backend='reference'")
     if wanted == "cuda":
-        raise RuntimeError("this build has no CUDA kernels; use .cpu() tensors or backend='reference'")
+        if not cuda_archs():
+            raise RuntimeError(
+                "this build has no CUDA kernels; rebuild splat where nvcc is installed, or use .cpu() tensors or "
+                "backend='reference'"
+            )
+        return "cuda"
     if not available:
         if asked is not None:
             raise RuntimeError(f"backend 'cpu' is not available: {_load_error}")

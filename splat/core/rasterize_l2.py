@@ -71,8 +71,9 @@ def rasterize_l2(
         colors: [1, N, D].
         target_tiles: [tiles, D, 256], from `to_tiles`.
     """
-    if choose_backend(splats.means2d, backend) == "reference":
-        return _reference(splats, colors, tiles, target_tiles, cutoff)
+    chosen = choose_backend(splats.means2d, backend)
+    if chosen != "cpu":
+        return _by_stages(splats, colors, tiles, target_tiles, cutoff, chosen)
     lists = (tiles.offsets, tiles.entries, tiles.masks, tiles.splat_offsets, tiles.slots)
     geometry = (splats.means2d, splats.conics, splats.opacities, colors)
     with torch.no_grad():
@@ -83,12 +84,15 @@ def rasterize_l2(
     return L2Step(residual, squared, clamped, *v)
 
 
-def _reference(splats: Splats2D, colors: Tensor, tiles: TileLists, target_tiles: Tensor, cutoff: float) -> L2Step:
+def _by_stages(
+    splats: Splats2D, colors: Tensor, tiles: TileLists, target_tiles: Tensor, cutoff: float, backend: Backend
+) -> L2Step:
+    """What is fused on the CPU, one stage after the other."""
     leaves = [t.detach().requires_grad_(True) for t in (splats.means2d, splats.conics, splats.opacities, colors)]
     with torch.enable_grad():
         drawn = Splats2D(leaves[0], splats.depths, leaves[1], leaves[2], splats.radii)
         options = RasterizeOptions(blend="sum", cutoff=cutoff)
-        image, _ = rasterize(drawn, leaves[3], tiles, options=options, backend="reference")
+        image, _ = rasterize(drawn, leaves[3], tiles, options=options, backend=backend)
         residual = from_tiles(target_tiles, tiles.width, tiles.height) - image[0]
         v = torch.autograd.grad(0.5 * residual.square().sum(), leaves)
         clamped = residual + image[0] - image[0].clamp(0, 1)

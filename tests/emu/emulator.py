@@ -23,7 +23,16 @@ ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
 # -U_FORTIFY_SOURCE: its longjmp refuses to change stacks, which is what the fibers do.
-FLAGS = ["-std=c++20", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=fast", "-pthread", "-Wall"]
+FLAGS = [
+    "-std=c++20",
+    "-DSPLAT_EMULATED",
+    "-O1",
+    "-fPIC",
+    "-U_FORTIFY_SOURCE",
+    "-ffp-contract=fast",
+    "-pthread",
+    "-Wall",
+]
 
 
 KERNELS = sorted((ROOT / "cuda_ext" / "cuda").glob("*.cu"))

@@ -2,7 +2,6 @@
 #include <vector>
 
 #include "binning.h"
-#include "camera_sums.cuh"
 #include "kernels.h"
 
 using namespace splat;
@@ -52,7 +51,9 @@ extern "C" {
 void emu_set_reversed(int reversed) { emu::reversed = reversed != 0; }
 
 void emu_rasterize_forward(void* const* tensors, const int64_t* numbers, float cutoff, void* splats) {
-  cuda::rasterize_forward(params(tensors, numbers, cutoff), static_cast<Splat2D*>(splats), nullptr);
+  const RasterizeParams p = params(tensors, numbers, cutoff);
+  cuda::blend_splats(p.splats, cutoff, static_cast<Splat2D*>(splats), nullptr);
+  cuda::rasterize_forward(p, static_cast<Splat2D*>(splats), nullptr);
 }
 
 void emu_rasterize_backward(void* const* tensors, const int64_t* numbers, float cutoff, void* splats,

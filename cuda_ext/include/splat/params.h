@@ -67,6 +67,9 @@ struct L2Params {
   double* squared_errors;  // [C * tiles, 2] sums of the squared residuals, and of those to the image clamped to 0..1
 };
 
+// Numbers of dL/d(camera): 12 of the view matrix (rows of [R t]), then fx, fy, cx, cy.
+constexpr int kCameraSums = 16;
+
 // 3D front end. T is float, or double for gradient checks.
 template <class T>
 struct ProjectParams {

@@ -128,8 +128,7 @@ struct Collected {
   T opacity = T(0);
 };
 
-// dL/d(camera) of one Gaussian: 12 of the view matrix (rows of [R t]), then fx, fy, cx, cy.
-constexpr int kCameraSums = 16;
+// dL/d(camera) of one Gaussian.
 template <class T>
 struct CameraGradient {
   T v[kCameraSums];

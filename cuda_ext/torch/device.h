@@ -1,0 +1,55 @@
+// Where an op runs: on the CPU's kernels, or on the CUDA ones, in torch's current stream.
+#pragma once
+#include <torch/csrc/stable/accelerator.h>
+
+#include <vector>
+
+#include "../cuda/binning.h"
+#include "../cuda/kernels.h"
+#include "checks.h"
+
+// Lives in torch's CUDA library; weak, so that this library loads beside a CPU build of torch.
+extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+
+namespace splat {
+
+// One call of CUDA kernels: the tensor's device, its current stream, and scratch memory. What is freed at the end is given
+// out again only to later work of the same stream.
+class CudaCall {
+ public:
+  explicit CudaCall(const Tensor& on) : on_(on), guard_(on.get_device_index()) {
+    void* raw = nullptr;
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr &&
+                        aoti_torch_get_current_cuda_stream(on.get_device_index(), &raw) == 0,
+                    "this torch has no CUDA");
+    stream = static_cast<cudaStream_t>(raw);
+  }
+  template <class T>
+  T* scratch(int64_t count) {
+    return static_cast<T*>(bytes(size_t(count) * sizeof(T)));
+  }
+  cuda::Arena arena() {
+    return {this, [](void* self, size_t n) { return static_cast<CudaCall*>(self)->bytes(n); }};
+  }
+  cudaStream_t stream;
+
+ private:
+  void* bytes(size_t n) {
+    held_.push_back(torch::stable::new_empty(on_, {static_cast<int64_t>(n > 0 ? n : 1)}, ScalarType::Byte));
+    return held_.back().mutable_data_ptr();
+  }
+  const Tensor& on_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  std::vector<Tensor> held_;
+};
+
+// Calls cpu() or cuda(call), by where the tensor is.
+template <class Cpu, class Cuda>
+void run_where(const Tensor& t, Cpu&& cpu, Cuda&& cuda) {
+  if (!t.is_cuda()) return cpu();
+  STD_TORCH_CHECK(cuda::adam != nullptr, "this build of splat has no CUDA kernels; rebuild it where nvcc is installed");
+  CudaCall call(t);
+  cuda(call);
+}
+
+}  // namespace splat
