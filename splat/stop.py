@@ -17,7 +17,7 @@ class Stop:
     requested: bool = False
 
 
-_current: Stop | None = None
+_state = threading.local()  # .current: the Stop of this thread's outermost block
 
 
 @contextmanager
@@ -27,9 +27,9 @@ def deferred_stop(*signals: signal.Signals) -> Iterator[Stop]:
     An inner block shares the request of the outer one. Outside the main thread, and where the program has a handler of
     its own, nothing is installed and nothing is ever requested.
     """
-    global _current
-    if _current is not None:
-        yield _current
+    outer: Stop | None = getattr(_state, "current", None)
+    if outer is not None:
+        yield outer
         return
     stop = Stop()
 
@@ -41,10 +41,10 @@ def deferred_stop(*signals: signal.Signals) -> Iterator[Stop]:
         for number in signals or (signal.SIGINT,):
             if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
                 previous[number] = signal.signal(number, request)
-    _current = stop
+    _state.current = stop
     try:
         yield stop
     finally:
-        _current = None
+        _state.current = None
         for number, handler in previous.items():
             signal.signal(number, handler)

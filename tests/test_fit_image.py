@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,50 @@ def test_a_target_psnr_within_a_time_limit_uses_the_time() -> None:
     assert result.psnr > 30
     assert 0.7 < result.history[-1]["seconds"] < 5
     assert sum(result.seconds.values()) > 0.6 and result.seconds["pilot"] < 0.6
+
+
+def test_a_search_returns_the_smallest_model_that_reaches_the_target() -> None:
+    photo = crop(64)
+    result = fit_image(photo, FitConfig(target_psnr=38.0, preset="draft"))
+    assert result.psnr >= 38.0
+    again = fit_image(photo, FitConfig(n=max(1, round(0.6 * len(result.model))), preset="draft"))
+    assert again.psnr < 38.0
+
+
+def test_a_stop_during_the_search_keeps_the_best_model() -> None:
+    seen: list[float] = []
+
+    def stop(progress: FitProgress) -> None:
+        seen.append(progress.psnr)
+        if progress.step == 200:  # the end of the first pilot
+            raise KeyboardInterrupt
+
+    result = fit_image(crop(64), FitConfig(target_psnr=60.0), callback=stop)
+    assert result.interrupted and result.psnr >= max(seen) - 0.05  # states are kept every 25 steps
+
+
+def test_a_fit_in_another_thread_is_not_stopped() -> None:
+    results: list[bool] = []
+
+    def other() -> None:
+        results.append(fit_image(crop(48), FitConfig(n=80, preset="draft")).interrupted)
+
+    def stop(progress: FitProgress) -> None:
+        if progress.step == 1:
+            thread.start()
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    thread = threading.Thread(target=other)
+    assert fit_image(crop(48), FitConfig(n=80, preset="draft"), callback=stop).interrupted
+    thread.join()
+    assert results == [False]
+
+
+def test_a_draft_runs_all_its_steps() -> None:
+    result = fit_image(crop(64), FitConfig(n=150, preset="draft"))
+    assert result.history[-1]["step"] == 200
+    assert result.history[-1]["psnr"] == pytest.approx(result.psnr, abs=1e-6)
 
 
 def test_a_fit_that_stops_rising_ends_early() -> None:
@@ -172,5 +217,5 @@ def test_births_land_on_the_largest_residuals_and_explain_them() -> None:
     ],
 )
 def test_bad_configurations_name_the_field(fields: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=next(iter(fields))):
+    with pytest.raises((ValueError, TypeError), match=next(iter(fields))):
         FitConfig(**fields)  # type: ignore[arg-type]

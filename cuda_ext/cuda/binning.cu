@@ -152,8 +152,7 @@ int64_t bin_count(const BinParams& p, const Arena& arena, int64_t* splat_offsets
   exclusive_sum(arena, counts, splat_offsets, count + 1, stream);
   int64_t total = 0;
   cudaMemcpyAsync(&total, splat_offsets + count, sizeof total, cudaMemcpyDeviceToHost, stream);
-  cudaStreamSynchronize(stream);
-  return total;
+  return cudaStreamSynchronize(stream) == cudaSuccess ? total : -1;
 }
 
 void bin_fill(const BinParams& p, const Arena& arena, const int64_t* splat_offsets, int64_t total, const BinLists& out,

@@ -33,7 +33,7 @@ struct BinLists {
   int32_t* slots;
 };
 
-// Fills splat_offsets [S + 1] and returns M. Waits for the stream.
+// Fills splat_offsets [S + 1] and returns M, or -1 where the GPU reports an error. Waits for the stream.
 SPLAT_CUDA_API int64_t bin_count(const BinParams& p, const Arena& arena, int64_t* splat_offsets, cudaStream_t stream);
 SPLAT_CUDA_API void bin_fill(const BinParams& p, const Arena& arena, const int64_t* splat_offsets, int64_t total, const BinLists& out,
               cudaStream_t stream);

@@ -5,6 +5,9 @@
 
 namespace splat::cuda {
 
+// What went wrong since the last call, or null.
+SPLAT_CUDA_API const char* last_error();
+
 SPLAT_CUDA_API void project(const ProjectParams<float>& p, cudaStream_t stream);
 
 // Blocks of the kernels that sum over Gaussians.

@@ -126,6 +126,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin_on_cuda(const cuda::BinPa
       like, [] {},
       [&](CudaCall& call) {
         const int64_t total = cuda::bin_count(p, call.arena(), out<int64_t>(splat_offsets), call.stream);
+        if (total < 0) check_cuda();
         lists = new_lists(like, p.cameras * p.grid.tiles(), total);
         cuda::bin_fill(p, call.arena(), in<int64_t>(splat_offsets), total,
                        {out<int64_t>(lists.tile_offsets), out<int32_t>(lists.entries), out<int16_t>(lists.masks),

@@ -43,6 +43,12 @@ class CudaCall {
   std::vector<Tensor> held_;
 };
 
+// Errors of launches show at once, those of running kernels at some later call.
+inline void check_cuda() {
+  const char* error = cuda::last_error();
+  STD_TORCH_CHECK(error == nullptr, "CUDA error: ", error);
+}
+
 // Calls cpu() or cuda(call), by where the tensor is.
 template <class Cpu, class Cuda>
 void run_where(const Tensor& t, Cpu&& cpu, Cuda&& cuda) {
@@ -50,6 +56,7 @@ void run_where(const Tensor& t, Cpu&& cpu, Cuda&& cuda) {
   STD_TORCH_CHECK(cuda::adam != nullptr, "this build of splat has no CUDA kernels; rebuild it where nvcc is installed");
   CudaCall call(t);
   cuda(call);
+  check_cuda();
 }
 
 }  // namespace splat

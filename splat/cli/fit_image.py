@@ -50,7 +50,7 @@ class FitImage:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """Folder for the results."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
-    """Number of Gaussians (default: by the picture's size and detail)."""
+    """Number of Gaussians, at most (default: by the picture's size and detail)."""
     target_psnr: float | None = None
     """Look for the number of Gaussians that reaches this PSNR in dB (instead of -n)."""
     time: float | None = None
@@ -177,6 +177,7 @@ class _Progress:
 
     def __init__(self, command: FitImage) -> None:
         self.command = command
+        self.phase = ""
         self.bar: Any = None
 
     def __enter__(self) -> Callable[[FitProgress], None]:
@@ -211,7 +212,8 @@ class _Progress:
             self.bar.stop()
 
     def _print(self, p: FitProgress) -> None:
-        if p.step % 25 == 0 or p.phase != "fit":
+        if p.step % 25 == 0 or p.phase != self.phase:
+            self.phase = p.phase
             fields = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in vars(p).items()}
             del fields["model_fn"]
             print(json.dumps({"event": "progress", **fields}), flush=True)

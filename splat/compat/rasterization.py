@@ -99,6 +99,7 @@ def rasterization(
     if tile_size != TILE:
         raise ValueError(f"tile_size must be {TILE}, got {tile_size}")
     check_size(width, height)
+    width, height = int(width), int(height)
     options = ProjectOptions(eps2d, near_plane, far_plane, radius_clip, camera_model, rasterize_mode == "antialiased")
     given = (None, None) if covars is not None else (quats, scales)  # gsplat: covars win
     scenes = _Scenes(means, *given, covars, opacities, colors, viewmats, Ks, backgrounds, sh_degree)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
+from time import perf_counter
 from typing import Any, Literal
 
 from torch import Tensor
 
+from splat.core.checks import check_int
 from splat.core.ops import one_torch_thread
 from splat.image.fitter import MAX_PSNR, Clock, Fit, FitProgress, run_fit
 from splat.image.init import Structure, structure_tensor
@@ -30,7 +33,8 @@ class FitConfig:
     """What to fit."""
 
     n: int | None = None
-    """Number of Gaussians (default: by the picture's size and detail)."""
+    """Number of Gaussians (default: by the picture's size and detail). Fewer are used where they explain all there is,
+    and where the fit ends before it has grown to them."""
     target_psnr: float | None = None
     """Look for the number of Gaussians that reaches this PSNR in dB, instead of giving n."""
     time: float | None = None
@@ -41,12 +45,14 @@ class FitConfig:
     """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
 
     def __post_init__(self) -> None:
-        if self.n is not None and (not isinstance(self.n, int) or self.n < 1):
-            raise ValueError(f"n must be a whole number of at least 1, got {self.n}")
-        if self.time is not None and not 0 < self.time < math.inf:
-            raise ValueError(f"time must be a positive number of seconds, got {self.time}")
-        if self.target_psnr is not None and not 0 < self.target_psnr < MAX_PSNR:
-            raise ValueError(f"target_psnr must be between 0 and {MAX_PSNR:g} dB, got {self.target_psnr}")
+        if self.n is not None:
+            check_int("n", self.n, 1)
+        for name, most in (("time", math.inf), ("target_psnr", MAX_PSNR)):
+            value: Any = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r}")
+            if value is not None and not 0 < value < most:
+                raise ValueError(f"{name} must be between 0 and {most:g}, got {value}")
         if self.n is not None and self.target_psnr is not None:
             raise ValueError("give n or target_psnr, not both: the PSNR follows from n, or n from the PSNR")
         if self.preset not in STEPS:
@@ -61,7 +67,7 @@ class FitResult:
     history: list[dict[str, float]]
     """step, n, psnr and seconds, every 25 steps."""
     seconds: dict[str, float]
-    """By phase: init, fit, solve, and pilot (runs that looked for the number of Gaussians)."""
+    """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians)."""
     psnr: float
     """Of the render clamped to 0..1, in dB, at most 100."""
     interrupted: bool = False
@@ -114,25 +120,37 @@ class _Search:
     def __init__(self, picture: Picture, config: FitConfig, clock: Clock) -> None:
         self.target: Tensor = picture.pixels.float().contiguous()
         self.channels, self.config, self.clock = picture.channels, config, clock
+        began = perf_counter()
         self.structure = structure_tensor(self.target)
+        self.prepared = perf_counter() - began
+        self.fits: list[Fit] = []
         self.pilot_seconds = 0.0
 
     def run(self) -> FitResult:
         config, clock = self.config, self.clock
         if config.target_psnr is None:
-            fit, complete = self._fit(config.n or auto_count(self.structure), config.time)
+            self._fit(config.n or auto_count(self.structure), config.time)
+            fit = self.fits[0]
         else:
-            fit, complete = self._reach(config.target_psnr)
+            self._reach(config.target_psnr)
+            enough = [f for f in self.fits if f.psnr >= (config.target_psnr or 0.0)]
+            fit = min(enough, key=len) if enough else max(self.fits, key=lambda f: f.psnr)
         assert fit.best is not None
-        psnr, model = fit.best
-        seconds = fit.seconds | ({"pilot": self.pilot_seconds} if config.target_psnr is not None else {})
-        return FitResult(model, clock.history, seconds, psnr, interrupted=not complete)
+        clock.phase = "done"
+        clock.report(fit, 1.0, fit.step)
+        seconds = dict(fit.seconds)
+        seconds["init"] += self.prepared
+        if config.target_psnr is not None:
+            seconds["pilot"] = max(0.0, clock.elapsed - sum(seconds.values()))
+        return FitResult(fit.best[1], clock.history, seconds, fit.best[0], interrupted=clock.stopped())
 
-    def _fit(self, n: int, until: float | None, steps: int | None = None) -> tuple[Fit, bool]:
+    def _fit(self, n: int, until: float | None, steps: int | None = None) -> Fit:
         fit = Fit(self.target, self.channels, self.structure, n, self.config.seed)
-        return fit, run_fit(fit, self.clock, steps or STEPS[self.config.preset], until)
+        run_fit(fit, self.clock, steps or STEPS[self.config.preset], until)
+        self.fits.append(fit)
+        return fit
 
-    def _reach(self, target: float) -> tuple[Fit, bool]:
+    def _reach(self, target: float) -> None:
         """Pilots find about how many Gaussians it takes; then full runs, with more of them while they miss it."""
         clock, limit, most = self.clock, self.config.time, self.target.shape[0] * self.target.shape[1]
         wanted = target - (GAIN[self.config.preset] if limit is None else GAIN["fast"])
@@ -140,24 +158,18 @@ class _Search:
         tried: dict[int, float] = {}
         clock.phase = "pilot"
         while n not in tried and len(tried) < 5 and (limit is None or clock.elapsed < 0.3 * limit):
-            fit, complete = self._fit(n, None if limit is None else clock.elapsed + 0.1 * limit, STEPS["draft"])
-            if not complete:
-                return fit, False
-            tried[n] = fit.psnr
+            tried[n] = self._fit(n, None if limit is None else clock.elapsed + 0.1 * limit, STEPS["draft"]).psnr
+            if clock.stopped():
+                return
             n = min(most, _next_count(tried, wanted))
             if min(abs(psnr - wanted) for psnr in tried.values()) < 0.1:
                 break
-        self.pilot_seconds, clock.phase = clock.elapsed, "fit"
-        best, complete = self._fit(n, limit)
-        for _ in range(4):
-            missing = target - best.psnr
-            if missing <= 0 or not complete or limit is not None or len(best) >= most:
-                break
-            self.pilot_seconds = clock.elapsed
-            more = min(most, math.ceil(len(best) * 2 ** (missing / DB_PER_DOUBLING) * 1.03))
-            fit, complete = self._fit(more, None)
-            best = max(best, fit, key=lambda f: f.psnr)
-        return best, complete
+        clock.phase = "fit"
+        for _ in range(1 if limit is not None else 5):
+            missing = target - self._fit(n, limit).psnr
+            if missing <= 0 or n >= most or clock.stopped():
+                return
+            n = min(most, math.ceil(n * 2 ** (missing / DB_PER_DOUBLING) * 1.03))
 
 
 def _next_count(tried: dict[int, float], wanted: float) -> int:

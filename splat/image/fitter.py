@@ -26,6 +26,8 @@ REPORT_EVERY = 25
 PLATEAU_RISE = 0.01
 """dB. A fit that rises by less in a tenth of its schedule goes straight to the closing part of it."""
 PLATEAU_TO = 0.85
+PLATEAU_STEPS = 4 * REPORT_EVERY
+"""Fewest steps that a plateau is judged over: the best state is looked for every REPORT_EVERY."""
 PERFECT = 90.0
 """dB, finer than any picture format: nothing is left to do."""
 MAX_PSNR = 100.0
@@ -155,6 +157,7 @@ class FitProgress:
     steps: int
     """Expected in all."""
     n: int
+    """Gaussians at present."""
     psnr: float
     """dB, of the picture clamped to 0..1."""
     its_per_second: float
@@ -188,14 +191,15 @@ class Clock:
         """Calls the callback, and adds to the history now and then."""
         if fit.step % REPORT_EVERY == 0 or done >= 1.0:
             row = {"step": self.steps, "n": len(fit), "psnr": fit.psnr, "seconds": self.elapsed}
-            if not self.history or self.history[-1]["step"] != self.steps or self.history[-1]["n"] != len(fit):
-                self.history.append(row)
+            if self.history and self.history[-1]["step"] == self.steps and self.history[-1]["n"] == len(fit):
+                self.history.pop()  # the same step, now with the closing solve
+            self.history.append(row)
         if self.callback is None:
             return
         rate = fit.step / max(sum(fit.seconds.values()), 1e-9)
         left = max(0, expected - fit.step)
         eta = max(0.0, self.limit - self.elapsed) if self.limit is not None else left / max(rate, 1e-9)
-        phase = "init" if self.steps == 0 else "done" if done >= 1.0 and self.phase == "fit" else self.phase
+        phase = "init" if self.steps == 0 else self.phase
         self.callback(FitProgress(self.steps, self.steps + left, len(fit), fit.psnr, rate, eta, phase, fit.model))
 
 
@@ -204,13 +208,14 @@ class _Plateau:
     """Notices when the PSNR has stopped rising."""
 
     at: float = 0.0
+    step: int = 0
     psnr: float = 0.0
 
-    def reached(self, done: float, psnr: float) -> bool:
-        if done - self.at < 0.1:
+    def reached(self, done: float, step: int, psnr: float) -> bool:
+        if done - self.at < 0.1 or step - self.step < PLATEAU_STEPS:
             return False
         flat = psnr < self.psnr + PLATEAU_RISE
-        self.at, self.psnr = done, max(psnr, self.psnr)
+        self.at, self.step, self.psnr = done, step, max(psnr, self.psnr)
         return flat
 
 
@@ -221,6 +226,8 @@ def run_fit(fit: Fit, clock: Clock, steps: int, until: float | None = None) -> b
         False where the run was stopped early. In both cases the fit's `best` is set.
     """
     start, skipped, plateau = clock.elapsed, 0.0, _Plateau()
+    if until is not None:  # the closing solve takes half as long again as the first
+        until -= 1.6 * fit.seconds["solve"]
     clock.report(fit, 0.0, steps)
     while not clock.stopped() and fit.psnr < PERFECT:
         share = fit.step / steps if until is None else (clock.elapsed - start) / max(until - start, 1e-9)
@@ -232,7 +239,7 @@ def run_fit(fit: Fit, clock: Clock, steps: int, until: float | None = None) -> b
         if fit.step % SOLVE_EVERY == 0:
             fit.solve(4)
         if fit.schedule.growth_end <= done < PLATEAU_TO and fit.best is not None:
-            skipped += PLATEAU_TO - done if plateau.reached(done, fit.best[0]) else 0.0
+            skipped += PLATEAU_TO - done if plateau.reached(done, fit.step, fit.best[0]) else 0.0
         expected = steps if until is None else round(fit.step / max(share, 1e-3))
         clock.report(fit, min(done, 0.999), expected)
     complete = not clock.stopped()

@@ -229,4 +229,7 @@ enum cudaMemcpyKind { cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 inline int cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   return memcpy(to, from, bytes), 0;
 }
-inline int cudaStreamSynchronize(cudaStream_t) { return 0; }
+enum cudaError_t { cudaSuccess };
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return ""; }
