@@ -48,10 +48,12 @@ class FitConfig:
         if self.n is not None:
             check_int("n", self.n, 1)
         for name, most in (("time", math.inf), ("target_psnr", MAX_PSNR)):
-            value: Any = getattr(self, name)
-            if value is not None and not isinstance(value, Real):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, Real):
                 raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r}")
-            if value is not None and not 0 < value < most:
+            if not 0 < float(value) < most:
                 raise ValueError(f"{name} must be between 0 and {most:g}, got {value}")
         if self.n is not None and self.target_psnr is not None:
             raise ValueError("give n or target_psnr, not both: the PSNR follows from n, or n from the PSNR")
