@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import splat
-from splat.core.reference.ssim import ssim_maps
+from splat.core.reference.ssim import crop_border, ssim_maps
 from splat.core.ssim import l1_ssim
 from splat.loss import photometric_loss
 from splat.metrics import ms_ssim, psnr, ssim
@@ -99,3 +99,10 @@ def test_the_loss_refuses_what_it_cannot_do() -> None:
         l1_ssim(a, b.requires_grad_(True))
     with pytest.raises(ValueError, match=r"target must have shape \[B, H, W, D\] = \[1, 8, 8, 3\], got \[1, 4, 8, 3\]"):
         l1_ssim(a, b.detach()[:, :4])
+
+
+def test_ssim_by_strips_is_that_of_the_whole_picture() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(600, 31, 3, generator=g) for _ in range(2))
+    whole = crop_border(ssim_maps(a[None].double(), b[None].double())[0]).mean()
+    assert ssim(a, b) == pytest.approx(float(whole), rel=1e-9)

@@ -14,6 +14,8 @@ from splat.files import atomic_write
 from splat.image.model import ImageGaussians
 
 MAX_ELLIPSES = 20_000
+MAX_PANEL = 2048
+"""Longest side of a panel of the error figure, pixels."""
 Pixels = npt.NDArray[np.uint8]
 
 _HEAT = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], np.float32)
@@ -54,9 +56,14 @@ def _scale_bar(width: int, stops: npt.NDArray[np.float32], labels: tuple[str, st
 
 def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
     """Signed error (left, mean of the channels) and absolute error (right) of [H, W, D] pictures, with their scales.
-    The scales end at the 99.5th percentile, so that a few pixels do not turn the rest black."""
-    difference = (recon.detach().clamp(0, 1) - target).float().numpy()
-    signed, absolute = difference.mean(2), np.abs(difference).mean(2)
+    The scales end at the 99.5th percentile, so that a few pixels do not turn the rest black. A picture larger than
+    MAX_PANEL is shown smaller, by averages."""
+    difference = (recon.detach().clamp(0, 1) - target).float()
+    both = torch.stack([difference.mean(2), difference.abs().mean(2)])
+    shrink = -(-max(both.shape[1:]) // MAX_PANEL)
+    if shrink > 1:
+        both = torch.nn.functional.avg_pool2d(both, shrink, ceil_mode=True, count_include_pad=False)
+    signed, absolute = both.numpy()
     limit = max(float(np.quantile(absolute, 0.995)), 1 / 255)
     height, width = signed.shape
     panel = max(width, 260)
