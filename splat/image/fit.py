@@ -126,7 +126,6 @@ class _Search:
         self.structure = structure_tensor(self.target)
         self.prepared = perf_counter() - began
         self.fits: list[Fit] = []
-        self.pilot_seconds = 0.0
 
     def run(self) -> FitResult:
         config, clock = self.config, self.clock

@@ -219,12 +219,9 @@ class _Plateau:
         return flat
 
 
-def run_fit(fit: Fit, clock: Clock, steps: int, until: float | None = None) -> bool:
-    """Runs the whole schedule in `steps` steps, or until the clock shows `until` seconds.
-
-    Returns:
-        False where the run was stopped early. In both cases the fit's `best` is set.
-    """
+def run_fit(fit: Fit, clock: Clock, steps: int, until: float | None = None) -> None:
+    """Runs the whole schedule in `steps` steps, or until the clock shows `until` seconds; sets the fit's `best`, also
+    where the clock is stopped early."""
     start, skipped, plateau = clock.elapsed, 0.0, _Plateau()
     if until is not None:  # the closing solve takes half as long again as the first
         until -= 1.6 * fit.seconds["solve"]
@@ -242,12 +239,9 @@ def run_fit(fit: Fit, clock: Clock, steps: int, until: float | None = None) -> b
             skipped += PLATEAU_TO - done if plateau.reached(done, fit.step, fit.best[0]) else 0.0
         expected = steps if until is None else round(fit.step / max(share, 1e-3))
         clock.report(fit, min(done, 0.999), expected)
-    complete = not clock.stopped()
     fit.solve(12)
-    if complete or fit.best is None:  # of a fit that stops while it grows, the last state is the largest
-        fit.best = max([(fit.psnr, fit.model())] + ([fit.best] if fit.best else []), key=lambda b: b[0])
-    else:
-        fit.keep_if_best()
+    # Whatever its size: a fit that ends while it grows has nothing better.
+    if fit.best is None or fit.psnr > fit.best[0]:
+        fit.best = (fit.psnr, fit.model())
     fit.psnr = fit.best[0]
     clock.report(fit, 1.0, fit.step)
-    return complete

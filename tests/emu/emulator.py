@@ -227,13 +227,10 @@ class Emulator:
         inputs = [splats.means2d, splats.conics, splats.opacities, splats.radii, depths, ids]
         splat_offsets = torch.full((cameras * count + 1,), -7)
         tile_offsets = torch.full((tiles + 1,), -7)
-        self._library.emu_set_reversed(int(self._reverse))
-        self._library.emu_bin.restype = ctypes.c_int64
 
         def call(lists: list[Tensor | None], total: int) -> int:
-            tensors = [*inputs, splat_offsets, tile_offsets, *lists]
-            numbers = (ctypes.c_int64 * 5)(cameras * count, cameras, width, height, total)
-            return int(self._library.emu_bin(self._pointers(tensors), numbers, ctypes.c_float(cutoff)))
+            numbers = (cameras * count, cameras, width, height, total)
+            return self.call("bin", [*inputs, splat_offsets, tile_offsets, *lists], numbers, ctypes.c_float(cutoff))
 
         total = call([None, None, None], 0)
         entries, slots = (torch.full((max(1, total),), -7, dtype=torch.int32) for _ in range(2))
@@ -269,13 +266,8 @@ class Emulator:
     def _sh(self, tensors: Sequence[Tensor], degree: int, partial: Tensor | None) -> None:
         means, viewmats, sh0, shN = tensors[:4]
         numbers = (len(means), shN[0].numel() if len(shN) else 0, len(viewmats), sh0.shape[2], degree)
-        self._library.emu_set_reversed(int(self._reverse))
-        self._library.emu_sh(
-            self._pointers(tensors),
-            (ctypes.c_int64 * 5)(*numbers),
-            int(partial is not None),
-            ctypes.c_void_p(None if partial is None else partial.data_ptr()),
-        )
+        scratch = ctypes.c_void_p(None if partial is None else partial.data_ptr())
+        self.call("sh", tensors, numbers, int(partial is not None), scratch)
 
 
 def _numbers_of(
