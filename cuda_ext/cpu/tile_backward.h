@@ -3,11 +3,10 @@
 #pragma once
 #include <cstring>
 
+#include "splat/records.h"
 #include "tile.h"
 
 namespace splat::cpu::SPLAT_ISA {
-
-constexpr int kMoments = 6;  // SplatMoments; then the colours, then (absgrad) two absolute sums
 
 struct BackwardState {
   alignas(64) float T[kPixels];       // alpha: transmittance behind the current entry
@@ -278,30 +277,14 @@ void order_free_tile_vjp(const RasterizeParams& p, const Splat2D* splats, const 
 template <int kFixed, bool kAbs>
 void sum_records(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, const Records& records,
                  int64_t begin, int64_t end) {
-  const int channels = kFixed ? kFixed : p.channels, size = kMoments + channels + (kAbs ? 2 : 0);
+  const int channels = kFixed ? kFixed : p.channels, size = record_size(channels, kAbs);
   Scratch<float> total(size);
   for (int64_t s = begin; s < end; ++s) {
     const int64_t from = p.lists.splat_offsets[s], to = p.lists.splat_offsets[s + 1];
     for (int i = 0; i < size; ++i) total[i] = 0.0f;
     for (int64_t slot = from; slot < to; ++slot)
       for (int i = 0; i < size; ++i) total[i] += records.data[slot * records.size + i];
-    SplatGradient v{};
-    if (to > from) {
-      const SplatMoments m{total[0], total[1], total[2], total[3], total[4], total[5]};
-      v = splat_vjp(splats[s], m, p.splats.opacities[s]);
-    }
-    g.v_means2d[2 * s] = v.x;
-    g.v_means2d[2 * s + 1] = v.y;
-    g.v_conics[3 * s] = v.a;
-    g.v_conics[3 * s + 1] = v.b;
-    g.v_conics[3 * s + 2] = v.c;
-    g.v_opacities[s] = v.opacity;
-    for (int d = 0; d < channels; ++d) g.v_colors[s * channels + d] = total[kMoments + d];
-    if constexpr (kAbs) {
-      const float scale = to > from ? kTwoLn2 : 0.0f;
-      g.v_means2d_abs[2 * s] = to > from ? scale * splats[s].ux * total[kMoments + channels] : 0.0f;
-      g.v_means2d_abs[2 * s + 1] = scale * total[kMoments + channels + 1];
-    }
+    write_splat_gradients(p, g, splats, s, channels, [&](int k) __attribute__((always_inline)) { return total[k]; });
   }
 }
 

@@ -39,10 +39,7 @@ SPLAT_CUDA_API void blend_splats(const SplatArrays& splats, float cutoff, Splat2
 constexpr int kMaxTop = 64;
 SPLAT_CUDA_API void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream);
 
-// Values of a record: six moments, the colours, with abs two absolute sums.
-SPLAT_HD int record_size(int channels, bool abs) { return 6 + channels + (abs ? 2 : 0); }
-
-// records: [M, record_size(channels, abs)] scratch.
+// records: [M, record_size(channels, abs)] scratch (splat/records.h).
 SPLAT_CUDA_API void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
                         cudaStream_t stream);
 

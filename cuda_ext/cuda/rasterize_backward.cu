@@ -1,5 +1,7 @@
 // Gradients of the image. Each entry gets one record of sums over its tile's pixels, at its slot; the records of a splat
 // lie together and are summed in order. No atomics: the same bits on every run.
+#include "splat/records.h"
+
 #include "kernels.h"
 #include "tile.cuh"
 #include "warp.cuh"
@@ -8,7 +10,6 @@ namespace splat::cuda {
 namespace {
 
 constexpr int kBatch = kWarp;  // entries whose sums a block holds at a time, one for each lane
-constexpr int kMoments = 6;    // SplatMoments; then the colours, then (absgrad) two absolute sums
 
 // Values of a record that one pass over the tile makes: the moments and absolute sums, and kChunk colours.
 template <int kFixed, bool kAbs>
@@ -140,21 +141,7 @@ __global__ void __launch_bounds__(256) sum_records(RasterizeParams p, RasterizeG
     for (int64_t slot = from; slot < to; ++slot) sum += records[slot * size + k];
     return sum;
   };
-  SplatGradient v{};
-  if (to > from)
-    v = splat_vjp(splats[i], {total(0), total(1), total(2), total(3), total(4), total(5)}, p.splats.opacities[i]);
-  g.v_means2d[2 * i] = v.x;
-  g.v_means2d[2 * i + 1] = v.y;
-  g.v_conics[3 * i] = v.a;
-  g.v_conics[3 * i + 1] = v.b;
-  g.v_conics[3 * i + 2] = v.c;
-  g.v_opacities[i] = v.opacity;
-  for (int d = 0; d < p.channels; ++d) g.v_colors[i * p.channels + d] = total(kMoments + d);
-  if (kAbs) {
-    const bool any = to > from;
-    g.v_means2d_abs[2 * i] = any ? kTwoLn2 * splats[i].ux * total(kMoments + p.channels) : 0.0f;
-    g.v_means2d_abs[2 * i + 1] = any ? kTwoLn2 * total(kMoments + p.channels + 1) : 0.0f;
-  }
+  write_splat_gradients(p, g, splats, i, p.channels, total);
 }
 
 template <Blend kBlend, bool kAbs>

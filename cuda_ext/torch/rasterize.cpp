@@ -2,6 +2,7 @@
 #include "checks.h"
 #include "device.h"
 #include "kernels.h"
+#include "splat/records.h"
 
 namespace splat {
 namespace {
@@ -145,7 +146,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
   run_where(
       inputs.means2d, [&] { cpu::kernels().rasterize_backward(p, g); },
       [&](CudaCall& call) {
-        float* records = call.scratch<float>(p.lists.count * cuda::record_size(p.channels, absgrad));
+        float* records = call.scratch<float>(p.lists.count * record_size(p.channels, absgrad));
         cuda::rasterize_backward(p, g, ready_splats(p, call), records, call.stream);
       });
   return {v.means2d, v.conics, v.opacities, v.colors, v.abs};
