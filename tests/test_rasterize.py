@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import splat
-from splat.core.binning import TileLists, bin_splats
+from splat.core.binning import ListRoom, TileLists, bin_splats
+from splat.core.ops import Backend
 from splat.core.project import Splats2D
 from splat.core.rasterize import RasterizeOptions, rasterize
 from splat.core.reference import rasterize as reference
@@ -273,6 +274,26 @@ def test_the_lists_are_the_references() -> None:
     assert torch.equal(owner.int(), got.entries)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_lists_with_room_draw_the_same_picture_or_nothing(backend: Backend) -> None:
+    s, colors = splats2d(40, 50, 33)
+    exact = bin_splats(s, width=50, height=33, backend=backend)
+    picture, _ = rasterize(s, colors, exact, backend=backend)
+    needed = exact.room(1.0)
+    assert needed.entries == len(exact.entries) and needed.visible == int((exact.tiles_per_splat > 0).sum())
+    for room, fits in (
+        (needed, True),
+        (exact.room(1.5), True),
+        (ListRoom(needed.entries - 1, needed.visible), False),
+        (ListRoom(needed.entries, needed.visible - 1), False),
+    ):
+        lists = bin_splats(s, width=50, height=33, room=room, backend=backend)
+        assert len(lists.entries) == room.entries and bool(lists.overflowed(room)) != fits
+        drawn, alphas = rasterize(s, colors, lists, backend=backend)
+        assert torch.equal(drawn, picture) if fits else not alphas.any()
+        assert lists.room(1.0) == needed
+
+
 def test_absgrad_sums_absolute_gradients_of_the_pixels() -> None:
     s, colors = splats2d(6, 8, 8, largest=3.0)
     s = replace(s, means2d=s.means2d.requires_grad_(True))
@@ -291,7 +312,8 @@ def test_absgrad_sums_absolute_gradients_of_the_pixels() -> None:
 def test_the_ops_follow_torchs_rules() -> None:
     s, colors = splats2d(10, 20, 18)
     torch.library.opcheck(
-        torch.ops.splat.bin.default, (s.means2d, s.conics, s.opacities, s.radii, s.depths, None, 20, 18, 1 / 255)
+        torch.ops.splat.bin.default,
+        (s.means2d, s.conics, s.opacities, s.radii, s.depths, None, None, 20, 18, 1 / 255, -1, -1),
     )
     t = bin_splats(s, width=20, height=18)
     leaves = [v.requires_grad_(True) for v in (s.means2d, s.conics, s.opacities, colors, torch.rand(1, 3))]

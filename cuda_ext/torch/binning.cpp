@@ -1,4 +1,5 @@
 // bin: Splats2D -> TileLists.
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
 #include <memory>
@@ -107,6 +108,8 @@ void fill_entries(const std::vector<TouchPiece>& pieces, const int64_t* splat_of
   });
 }
 
+using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
 struct Lists {
   Tensor tile_offsets, entries, masks, slots;
 };
@@ -119,27 +122,43 @@ Lists new_lists(const Tensor& like, int64_t tiles, int64_t total) {
           torch::stable::new_empty(like, {total}, ScalarType::Int)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin_on_cuda(const cuda::BinParams& p, const Tensor& like,
-                                                               Tensor& splat_offsets) {
+// room: lengths of the lists, or entries < 0: as long as it takes, which the GPU must be asked for.
+Results bin_on_cuda(const cuda::BinParams& p, const Tensor& like, cuda::BinSizes room, Tensor& splat_offsets,
+                    Tensor& totals) {
   Lists lists = new_lists(like, 0, 0);
   run_where(
       like, [] {},
       [&](CudaCall& call) {
-        const int64_t total = cuda::bin_count(p, call.arena(), out<int64_t>(splat_offsets), call.stream);
-        if (total < 0) check_cuda();
-        lists = new_lists(like, p.cameras * p.grid.tiles(), total);
-        cuda::bin_fill(p, call.arena(), in<int64_t>(splat_offsets), total,
+        auto* device_totals = reinterpret_cast<cuda::BinSizes*>(out<int64_t>(totals));
+        const cuda::BinCounts counts =
+            cuda::bin_count(p, call.arena(), out<int64_t>(splat_offsets), device_totals, call.stream);
+        if (room.entries < 0) {
+          room = cuda::read_totals(device_totals, call.stream);
+          STD_TORCH_CHECK(room.entries != -2,
+                          "bin reads the number of entries, which a CUDA graph cannot capture; give the lists a room "
+                          "(RenderOptions(room=...), see docs/backends.md)");
+          if (room.entries < 0) check_cuda();
+        }
+        lists = new_lists(like, p.cameras * p.grid.tiles(), room.entries);
+        cuda::bin_fill(p, call.arena(), counts,
                        {out<int64_t>(lists.tile_offsets), out<int32_t>(lists.entries), out<int16_t>(lists.masks),
-                        out<int32_t>(lists.slots)},
+                        out<int32_t>(lists.slots), room},
                        call.stream);
       });
-  return {lists.tile_offsets, lists.entries, lists.masks, splat_offsets, lists.slots};
+  return {lists.tile_offsets, lists.entries, lists.masks, splat_offsets, lists.slots, totals};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in, const Tensor& conics_in,
-                                                       const Tensor& opacities_in, const Tensor& radii_in,
-                                                       const OptTensor& depths_in, const OptTensor& ids_in,
-                                                       int64_t width, int64_t height, double cutoff) {
+// The unused end of the lists.
+void pad_lists(Lists& lists, int64_t used) {
+  const int64_t rest = lists.entries.size(0) - used;
+  std::fill_n(out<int32_t>(lists.entries) + used, rest, -1);
+  std::fill_n(out<int16_t>(lists.masks) + used, rest, int16_t{0});
+  std::fill_n(out<int32_t>(lists.slots) + used, rest, -1);
+}
+
+Results bin(const Tensor& means2d_in, const Tensor& conics_in, const Tensor& opacities_in, const Tensor& radii_in,
+            const OptTensor& depths_in, const OptTensor& ids_in, const OptTensor& colors_in, int64_t width,
+            int64_t height, double cutoff, int64_t room_entries, int64_t room_visible) {
   const int64_t C = means2d_in.dim() == 3 ? means2d_in.size(0) : -1, N = C >= 0 ? means2d_in.size(1) : -1;
   check_shape(means2d_in, "means2d", {-1, -1, 2}, "[C, N, 2]");
   check_shape(conics_in, "conics", {C, N, 3}, "[C, N, 3]");
@@ -147,6 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in,
   check_shape(radii_in, "radii", {C, N, 2}, "[C, N, 2]");
   if (depths_in) check_shape(*depths_in, "depths", {C, N}, "[C, N]");
   if (ids_in) check_shape(*ids_in, "ids", {N}, "[N]");
+  if (colors_in) check_shape(*colors_in, "colors", {C, N, -1}, "[C, N, D]"), check_float32(*colors_in, "colors");
   check_float32(means2d_in, "means2d");
   check_float32(conics_in, "conics");
   check_float32(opacities_in, "opacities");
@@ -160,14 +180,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in,
   const Tensor radii = dense(radii_in);
   const OptTensor depths = depths_in ? OptTensor(dense(*depths_in)) : std::nullopt;
   const OptTensor ids = ids_in ? OptTensor(dense(*ids_in)) : std::nullopt;
-  const SplatArrays splats{in<float>(means2d), in<float>(conics), in<float>(opacities), in<int32_t>(radii), C * N};
+  const OptTensor colors = colors_in ? OptTensor(dense(*colors_in)) : std::nullopt;
+  const SplatArrays splats{in<float>(means2d), in<float>(conics),
+                           in<float>(opacities), in<int32_t>(radii),
+                           C * N, colors ? in<float>(*colors) : nullptr,
+                           colors ? static_cast<int32_t>(colors->size(2)) : 0};
   const TileGrid grid{static_cast<int32_t>(width), static_cast<int32_t>(height)};
 
   Tensor splat_offsets = torch::stable::new_empty(radii, {C * N + 1}, ScalarType::Long);
+  Tensor totals = torch::stable::new_empty(radii, {2}, ScalarType::Long);
   if (radii.is_cuda()) {
     const cuda::BinParams p{splats, grid, static_cast<int32_t>(C), static_cast<float>(cutoff),
                             depths ? in<float>(*depths) : nullptr, ids ? in<int64_t>(*ids) : nullptr};
-    return bin_on_cuda(p, radii, splat_offsets);
+    return bin_on_cuda(p, radii, {room_entries, room_visible}, splat_offsets, totals);
   }
 
   // 1. What each splat touches.
@@ -185,18 +210,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bin(const Tensor& means2d_in,
     cpu::drawing_order(depths ? in<float>(*depths) + b * N : nullptr, ids ? in<int64_t>(*ids) : nullptr,
                        offsets + b * N, N, orders[b].data(), visible[b]);
   });
-  int64_t total = 0;
+  int64_t total = 0, drawn = 0;
+  for (int64_t v : visible) drawn += v;
   for (int64_t i = 0; i < C * N; ++i) total += std::exchange(offsets[i], total);
   offsets[C * N] = total;
+  out<int64_t>(totals)[0] = total;
+  out<int64_t>(totals)[1] = drawn;
 
   // 3. By tile.
-  auto [tile_offsets, entries, masks, slots] = new_lists(radii, C * grid.tiles(), total);
+  Lists lists = new_lists(radii, C * grid.tiles(), room_entries < 0 ? total : room_entries);
+  int64_t* tile_offsets = out<int64_t>(lists.tile_offsets);
+  if (room_entries >= 0 && (total > room_entries || drawn > room_visible)) {
+    std::fill_n(offsets, C * N + 1, 0);
+    std::fill_n(tile_offsets, C * grid.tiles() + 1, 0);
+    pad_lists(lists, 0);
+    return {lists.tile_offsets, lists.entries, lists.masks, splat_offsets, lists.slots, totals};
+  }
   for (int64_t c = 0; c < C; ++c)
     sort_by_tile({pieces->data(), offsets + c * N, c * N}, orders[c], visible[c], grid.tiles(), offsets[c * N],
-                 out<int64_t>(tile_offsets) + c * grid.tiles(), out<int32_t>(slots));
-  out<int64_t>(tile_offsets)[C * grid.tiles()] = total;
-  fill_entries(*pieces, offsets, C * N, total, out<int32_t>(slots), out<int32_t>(entries), out<int16_t>(masks));
-  return {tile_offsets, entries, masks, splat_offsets, slots};
+                 tile_offsets + c * grid.tiles(), out<int32_t>(lists.slots));
+  tile_offsets[C * grid.tiles()] = total;
+  fill_entries(*pieces, offsets, C * N, total, out<int32_t>(lists.slots), out<int32_t>(lists.entries),
+               out<int16_t>(lists.masks));
+  pad_lists(lists, total);
+  return {lists.tile_offsets, lists.entries, lists.masks, splat_offsets, lists.slots, totals};
 }
 
 }  // namespace

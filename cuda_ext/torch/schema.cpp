@@ -33,12 +33,17 @@ STABLE_TORCH_LIBRARY(splat, m) {
   m.def(
       "project_image_backward(Tensor log_scales, Tensor angles, Tensor radii, Tensor v_conics) -> (Tensor, Tensor)");
 
-  // Splats2D -> TileLists. depths [C,N] may be absent (order-free); ids int64 [N] break ties of depth.
+  // Splats2D -> TileLists. depths [C,N] may be absent (order-free); ids int64 [N] break ties of depth; a splat whose
+  // colour (colors [C,N,D]) is not finite is left out.
   // -> tile_offsets int64 [C*tiles+1], entries int32 [M] (camera * N + Gaussian), masks int16 [M] (bit b: the splat
-  //    touches 4x4 block b of the tile), splat_offsets int64 [C*N+1], slots int32 [M] (entry -> its Gaussian-major slot)
+  //    touches 4x4 block b of the tile), splat_offsets int64 [C*N+1], slots int32 [M] (entry -> its Gaussian-major slot),
+  //    totals int64 [2] (entries, splats with entries)
+  // With room_entries >= 0 M is that number, and nothing waits for a GPU: the lists end with entries of -1, or are empty
+  // where the totals exceed room_entries or room_visible.
   m.def(
-      "bin(Tensor means2d, Tensor conics, Tensor opacities, Tensor radii, Tensor? depths, Tensor? ids, int width, "
-      "int height, float cutoff) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bin(Tensor means2d, Tensor conics, Tensor opacities, Tensor radii, Tensor? depths, Tensor? ids, Tensor? colors, "
+      "int width, int height, float cutoff, int room_entries, int room_visible) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // TileLists -> Image. colors [C,N,D], backgrounds [C,D] or absent.
   // -> image [C,H,W,D], alphas [C,H,W], last int32 [C,H,W] (compositor's bookkeeping for the backward pass),

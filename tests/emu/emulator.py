@@ -218,27 +218,37 @@ class Emulator:
         return grads
 
     def bin(
-        self, splats: Splats2D, width: int, height: int, ids: Tensor | None, cutoff: float, depth_order: bool
+        self,
+        splats: Splats2D,
+        width: int,
+        height: int,
+        ids: Tensor | None,
+        cutoff: float,
+        depth_order: bool,
+        colors: Tensor | None = None,
+        room: tuple[int, int] | None = None,
     ) -> TileLists:
         """As the op `bin`."""
         cameras, count = splats.opacities.shape
         tiles = cameras * (-(-width // TILE)) * (-(-height // TILE))
         depths = splats.depths.contiguous() if depth_order else None
-        inputs = [splats.means2d, splats.conics, splats.opacities, splats.radii, depths, ids]
-        splat_offsets = torch.full((cameras * count + 1,), -7)
-        tile_offsets = torch.full((tiles + 1,), -7)
+        inputs = [splats.means2d, splats.conics, splats.opacities, splats.radii, depths, ids, colors]
+        splat_offsets, tile_offsets = torch.full((cameras * count + 1,), -7), torch.full((tiles + 1,), -7)
+        totals = torch.full((2,), -7)
 
-        def call(lists: list[Tensor | None], total: int) -> int:
-            numbers = (cameras * count, cameras, width, height, total)
-            return self.call("bin", [*inputs, splat_offsets, tile_offsets, *lists], numbers, ctypes.c_float(cutoff))
+        def call(lists: list[Tensor | None], room: Sequence[int]) -> None:
+            numbers = (cameras * count, cameras, 0 if colors is None else colors.shape[2], width, height, *room)
+            tensors = [*inputs, splat_offsets, totals, tile_offsets, *lists]
+            self.call("bin", tensors, numbers, ctypes.c_float(cutoff))
 
-        total = call([None, None, None], 0)
-        entries, slots = (torch.full((max(1, total),), -7, dtype=torch.int32) for _ in range(2))
-        masks = torch.zeros(max(1, total), dtype=torch.int16)
-        call([entries, masks, slots], total)
-        return TileLists(
-            tile_offsets, entries[:total], masks[:total], splat_offsets, slots[:total], width=width, height=height
-        )
+        if room is None:
+            call([None, None, None], (0, 0))
+            room = tuple(totals.tolist())
+        entries, slots = (torch.full((max(1, room[0]),), -7, dtype=torch.int32) for _ in range(2))
+        masks = torch.full((max(1, room[0]),), -7, dtype=torch.int16)
+        call([entries, masks, slots], room)
+        lists = [tile_offsets, entries[: room[0]], masks[: room[0]], splat_offsets, slots[: room[0]], totals]
+        return TileLists(*lists, width=width, height=height)
 
     def call(self, name: str, tensors: Sequence[Tensor | None], numbers: Sequence[int], *rest: object) -> int:
         """emu_<name> of entry.cpp: pointers, whole numbers, then what else it takes."""

@@ -87,8 +87,8 @@ void emu_sh(void* const* t, const int64_t* n, int backward, float* partial) {
     cuda::sh(p, nullptr);
 }
 
-// tensors: means2d, conics, opacities, radii, depths, ids, splat_offsets, tile_offsets, entries, masks, slots; numbers: S,
-// C, width, height, M. Called with entries null it returns M, then again to fill them.
+// tensors: means2d, conics, opacities, radii, depths, ids, colors, splat_offsets, totals, tile_offsets, entries, masks,
+// slots; numbers: S, C, D, width, height, room for entries and for visible splats. Without lists it makes the totals alone.
 int64_t emu_bin(void* const* t, const int64_t* n, float cutoff) {
   std::vector<std::vector<char>> memory;
   memory.reserve(256);
@@ -97,18 +97,30 @@ int64_t emu_bin(void* const* t, const int64_t* n, float cutoff) {
                             return all.emplace_back(bytes, char(0x7f)).data();
                           }};
   const auto f = [&](int i) { return static_cast<float*>(t[i]); };
-  const cuda::BinParams p{{f(0), f(1), f(2), static_cast<int32_t*>(t[3]), n[0]},
-                          {int32_t(n[2]), int32_t(n[3])},
+  const auto i32 = [&](int i) { return static_cast<int32_t*>(t[i]); };
+  const auto i64 = [&](int i) { return static_cast<int64_t*>(t[i]); };
+  const cuda::BinParams p{{f(0), f(1), f(2), i32(3), n[0], f(6), int32_t(n[2])},
+                          {int32_t(n[3]), int32_t(n[4])},
                           int32_t(n[1]),
                           cutoff,
                           f(4),
-                          static_cast<int64_t*>(t[5])};
-  int64_t* splat_offsets = static_cast<int64_t*>(t[6]);
-  if (t[8] == nullptr) return cuda::bin_count(p, arena, splat_offsets, nullptr);
-  const cuda::BinLists out{static_cast<int64_t*>(t[7]), static_cast<int32_t*>(t[8]), static_cast<int16_t*>(t[9]),
-                           static_cast<int32_t*>(t[10])};
-  cuda::bin_fill(p, arena, splat_offsets, n[4], out, nullptr);
-  return n[4];
+                          i64(5)};
+  auto* totals = reinterpret_cast<cuda::BinSizes*>(t[8]);
+  const cuda::BinCounts counts = cuda::bin_count(p, arena, i64(7), totals, nullptr);
+  if (t[10] != nullptr)
+    cuda::bin_fill(p, arena, counts, {i64(9), i32(10), static_cast<int16_t*>(t[11]), i32(12), {n[5], n[6]}}, nullptr);
+  return cuda::read_totals(totals, nullptr).entries;
+}
+
+// How far the float and the double factor of a conic are apart, relative to each entry: in [6] as make_splat, out [3].
+void emu_factor(void* const* t, const int64_t*) {
+  const float* in = static_cast<float*>(t[0]);
+  float* out = static_cast<float*>(t[1]);
+  const Splat2D a = make_splat_in<float>(in[0], in[1], in[2], in[3], in[4], in[5], -8.0f);
+  const Splat2D b = make_splat_in<double>(in[0], in[1], in[2], in[3], in[4], in[5], -8.0f);
+  out[0] = fabsf(a.ux - b.ux) / b.ux;
+  out[1] = b.uy == 0.0f ? fabsf(a.uy) : fabsf((a.uy - b.uy) / b.uy);
+  out[2] = fabsf(a.vy - b.vy) / b.vy;
 }
 
 // tensors: image, target, sums, result, v, maps, v_image; numbers: B, H, W, D, valid, values, counted values.

@@ -44,17 +44,32 @@ SPLAT_HD float log2_fast(float x) {
 #endif
 }
 
+// a c - b^2. A plain float determinant of a thin splat has no digits left: it is taken in double or, on GPUs, where that is
+// slow, in float with the rounding errors of the products added back (Kahan; Jeannerod, Louvet & Muller 2013).
+SPLAT_HD double determinant(double a, double b, double c) { return a * c - b * b; }
+SPLAT_HD float determinant(float a, float b, float c) {
+  const float square = b * b, error = fmaf(-b, b, square);
+  return fmaf(a, c, -square) + error;
+}
+
 // conic (a, b, c): sigma = a dx^2 / 2 + b dx dy + c dy^2 / 2. Where the conic is not positive definite or the opacity is
-// under the cutoff the bias is -infinity (culled). In double: a float determinant of a thin splat has no digits left.
-SPLAT_HD Splat2D make_splat(float x, float y, float a, float b, float c, float opacity, float log2_cutoff) {
-  const double half = 0.5 * kLog2E;
-  const double det = double(a) * c - double(b) * b;
-  const bool valid = (a > 0.0f) & (det > 0.0) & (opacity > 0.0f) & (x - x == 0.0f) & (y - y == 0.0f);
-  const double safe_a = valid ? double(a) : 1.0, safe_det = valid ? det : 1.0;
-  const double ux = sqrt(half * safe_a), inverse = 1.0 / safe_a;
+// under the cutoff the bias is -infinity (culled). Real: what the factor is computed in.
+template <class Real>
+SPLAT_HD Splat2D make_splat_in(float x, float y, float a, float b, float c, float opacity, float log2_cutoff) {
+  const Real half = Real(0.5 * kLog2E), det = determinant(Real(a), Real(b), Real(c));
+  const bool valid = (a > 0.0f) & (det > Real(0)) & (opacity > 0.0f) & (x - x == 0.0f) & (y - y == 0.0f);
+  const Real safe_a = valid ? Real(a) : Real(1), safe_det = valid ? det : Real(1);
+  const Real ux = square_root(half * safe_a), inverse = Real(1) / safe_a;
   const float bias = log2_fast(valid ? opacity : 1.0f);
   const bool drawn = valid & (bias >= log2_cutoff);
-  return {x, y, float(ux), float(ux * b * inverse), float(sqrt(half * safe_det * inverse)), drawn ? bias : -INFINITY};
+  return {x, y, float(ux), float(ux * b * inverse), float(square_root(half * safe_det * inverse)), drawn ? bias : -INFINITY};
+}
+SPLAT_HD Splat2D make_splat(float x, float y, float a, float b, float c, float opacity, float log2_cutoff) {
+#if defined(__CUDA_ARCH__)
+  return make_splat_in<float>(x, y, a, b, c, opacity, log2_cutoff);
+#else
+  return make_splat_in<double>(x, y, a, b, c, opacity, log2_cutoff);
+#endif
 }
 
 // The sums over pixels that a splat's gradients are made of. g = dL/d(ln alpha) at a pixel.

@@ -22,6 +22,8 @@ struct SplatArrays {
   const float* opacities;  // [S]
   const int32_t* radii;    // [S, 2]; a splat with radius 0 is culled. Null: none is
   int64_t count;           // S
+  const float* colors = nullptr;  // [S, channels]; a splat with a colour that is not finite is not listed. Null: unknown
+  int32_t channels = 0;
 };
 
 // The tile lists, as bin() returns them.

@@ -39,8 +39,8 @@ def bin(
     width: int,
     height: int,
     cutoff: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """tile_offsets, entries, masks, splat_offsets, slots; see splat.core.binning.TileLists."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """tile_offsets, entries, masks, splat_offsets, slots, totals; see splat.core.binning.TileLists."""
     cameras, count = opacities.shape
     device = means2d.device
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
@@ -79,7 +79,7 @@ def bin(
         offsets, splat_offsets = (
             torch.zeros(n + 1, dtype=torch.int64, device=device) for n in (cameras * tiles, cameras * count)
         )
-        return offsets, none, none.to(torch.int16), splat_offsets, none
+        return offsets, none, none.to(torch.int16), splat_offsets, none, offsets.new_zeros(2)
     splat, position, tile, mask = (torch.cat(v) for v in (splats, ranks, tile_ids, mask_values))
     # Entries arrive splat by splat, tiles in row-major order: that is the slot.
     by_tile = position.argsort(stable=True)
@@ -89,4 +89,6 @@ def bin(
         for values, n in ((tile, cameras * tiles), (splat, cameras * count))
     )
     signed = torch.where(mask >= 1 << 15, mask - (1 << 16), mask).to(torch.int16)
-    return tile_offsets, splat[by_tile].to(torch.int32), signed[by_tile], splat_offsets, by_tile.to(torch.int32)
+    totals = torch.stack([splat_offsets[-1], (splat_offsets.diff() > 0).sum()])
+    entries, slots = splat[by_tile].to(torch.int32), by_tile.to(torch.int32)
+    return tile_offsets, entries, signed[by_tile], splat_offsets, slots, totals
