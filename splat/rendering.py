@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ class RenderInfo:
 
     gaussians: Gaussians
     splats: Splats2D
-    tiles: TileLists
+    tiles: TileLists | None
+    """None with backend="gsplat", whose lists do not say what TileLists does."""
 
     @property
     def visible(self) -> Tensor:
@@ -67,7 +69,7 @@ def render(
     sh_degree: int | None = None,
     options: RenderOptions = RenderOptions(),
     ids: Tensor | None = None,
-    backend: Backend | None = None,
+    backend: Backend | Literal["gsplat"] | None = None,
 ) -> Rendered:
     """Draws a scene. Differentiable in the Gaussians' tensors, the cameras' viewmats and Ks, and the background.
 
@@ -75,7 +77,8 @@ def render(
         background: [3] or [C, 3], what shows where nothing covers (default: black).
         sh_degree: harmonics to use (default: all that are stored).
         ids: int64 [N], breaks ties of depth (default: the index).
-        backend: reference, cpu or cuda (default: by the device).
+        backend: reference, cpu or cuda (default: by the device); or gsplat, to compare with that library where it is
+            installed (see `splat.compat.gsplat_backend.render_with_gsplat`): CUDA tensors, no gradient of Ks.
 
     Gaussians with a value that is not finite are left out, and get gradients of zero (see `RenderInfo.invalid`).
     """
@@ -84,6 +87,10 @@ def render(
     backgrounds = None if background is None else _backgrounds(background, gaussians, len(cameras))
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     check_int("sh_degree", degree, 0, gaussians.sh_degree)
+    if backend == "gsplat":
+        from splat.compat.gsplat_backend import render_with_gsplat  # here, as it builds on this module
+
+        return render_with_gsplat(gaussians, cameras, background=background, sh_degree=degree, options=options, ids=ids)
     given, scales, opacities = gaussians, gaussians.scales, gaussians.opacities
     # Broken means and quaternions are culled by the projection, and get no gradient there.
     if not all_finite(scales, opacities, gaussians.sh0, gaussians.shN):

@@ -1,1 +1,1 @@
-"""Other libraries' names and layouts over our stages."""
+"""Other libraries' names and layouts over our stages, and our call over theirs."""
