@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from splat.cameras import Cameras
-from splat.core.binning import TileLists, bin_splats
+from splat.core.binning import ListRoom, TileLists, bin_splats
 from splat.core.checks import Arguments, check_int, check_type
-from splat.core.finite import all_finite
-from splat.core.ops import Backend
+from splat.core.ops import Backend, choose_backend
 from splat.core.project import ProjectOptions, Splats2D, project
 from splat.core.rasterize import RasterizeOptions, rasterize
 from splat.core.sh import sh_colors
@@ -26,6 +25,9 @@ class RenderOptions:
     project: ProjectOptions = field(default_factory=ProjectOptions)
     """Its camera_model is replaced by that of the cameras."""
     rasterize: RasterizeOptions = field(default_factory=RasterizeOptions)
+    room: ListRoom | None = None
+    """Lengths of the tile lists, for a loop in which nothing waits for the GPU, or a CUDA graph: take it from a picture
+    (`info.tiles.room()`), and look at `info.tiles.overflowed(room)` now and then. Default: as long as it takes."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +93,21 @@ def render(
         from splat.compat.gsplat_backend import render_with_gsplat  # here, as it builds on this module
 
         return render_with_gsplat(gaussians, cameras, background=background, sh_degree=degree, options=options, ids=ids)
-    given, scales, opacities = gaussians, gaussians.scales, gaussians.opacities
-    # Broken means and quaternions are culled by the projection, and get no gradient there.
-    if not all_finite(scales, opacities, gaussians.sh0, gaussians.shN):
+    given = gaussians
+    # The kernels leave broken Gaussians out and give them no gradient; torch's own formulae would make it 0 * NaN.
+    if choose_backend(gaussians.means, backend, float64=True) == "reference":
         gaussians = gaussians.with_invalid_hidden()
-        scales, opacities = gaussians.scales, gaussians.opacities
     splats = project(
         gaussians.means,
         gaussians.quats,
-        scales,
-        opacities,
+        gaussians.log_scales,
+        gaussians.opacity_logits,
         cameras.viewmats,
         cameras.Ks,
         width=cameras.width,
         height=cameras.height,
         options=replace(options.project, camera_model=cameras.camera_model),
+        raw=True,
         backend=backend,
     )
     colors = sh_colors(
@@ -119,6 +121,8 @@ def render(
         depth_order=how.blend == "alpha",
         ids=ids,
         cutoff=how.cutoff,
+        colors=colors,
+        room=options.room,
         backend=backend,
     )
     # Depth is one more channel of the same pass.

@@ -29,7 +29,7 @@ struct View {
   int64_t width, height;
   double eps2d, near_plane, far_plane, radius_clip;
   int64_t camera_model;
-  bool antialiased;
+  bool antialiased, raw;
 };
 
 Scene gather_scene(const Tensor& means, const OptTensor& quats, const OptTensor& scales, const OptTensor& covars,
@@ -71,6 +71,7 @@ ProjectParams<T> project_params(const Scene& s, const View& v) {
   p.radius_clip = static_cast<T>(v.radius_clip);
   p.camera_model = static_cast<int32_t>(v.camera_model);
   p.antialiased = v.antialiased;
+  p.raw = v.raw;
   return p;
 }
 
@@ -89,9 +90,9 @@ void run_project(const Scene& s, const View& v, Tensor& radii, Tensor& means2d, 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> project(
     const Tensor& means, const OptTensor& quats, const OptTensor& scales, const OptTensor& covars,
     const Tensor& opacities, const Tensor& viewmats, const Tensor& Ks, int64_t width, int64_t height, double eps2d,
-    double near_plane, double far_plane, double radius_clip, int64_t camera_model, bool antialiased) {
+    double near_plane, double far_plane, double radius_clip, int64_t camera_model, bool antialiased, bool raw) {
   const Scene s = gather_scene(means, quats, scales, covars, opacities, viewmats, Ks);
-  const View v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased};
+  const View v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased, raw};
   Tensor radii = torch::stable::new_empty(s.means, {s.C, s.N, 2}, ScalarType::Int);
   Tensor means2d = torch::stable::new_empty(s.means, {s.C, s.N, 2});
   Tensor depths = torch::stable::new_empty(s.means, {s.C, s.N});
@@ -126,11 +127,11 @@ void run_project_backward(const Scene& s, const View& v, const SplatGradients& g
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backward(
     const Tensor& means, const OptTensor& quats, const OptTensor& scales, const OptTensor& covars,
     const Tensor& opacities, const Tensor& viewmats, const Tensor& Ks, int64_t width, int64_t height, double eps2d,
-    double near_plane, double far_plane, double radius_clip, int64_t camera_model, bool antialiased,
+    double near_plane, double far_plane, double radius_clip, int64_t camera_model, bool antialiased, bool raw,
     const Tensor& radii, const Tensor& v_means2d, const Tensor& v_depths, const Tensor& v_conics,
     const Tensor& v_opacities2d) {
   const Scene s = gather_scene(means, quats, scales, covars, opacities, viewmats, Ks);
-  const View v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased};
+  const View v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased, raw};
   const SplatGradients g{dense(radii), dense(v_means2d), dense(v_depths), dense(v_conics), dense(v_opacities2d)};
   const int64_t with_shape = quats ? s.N : 0, with_covars = covars ? s.N : 0;
   const auto empty = [&](std::initializer_list<int64_t> shape) { return torch::stable::new_empty(s.means, shape); };

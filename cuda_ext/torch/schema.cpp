@@ -6,18 +6,19 @@
 
 STABLE_TORCH_LIBRARY(splat, m) {
   // Front ends: Gaussians -> Splats2D. Exactly one of (quats, scales) and covars is given.
-  // means [N,3], quats [N,4] wxyz, scales [N,3], covars [N,3,3], opacities [N], viewmats [C,4,4], Ks [C,3,3]
+  // means [N,3], quats [N,4] wxyz, scales [N,3], covars [N,3,3], opacities [N], viewmats [C,4,4], Ks [C,3,3]; raw: logs
+  // of the scales and logits of the opacities
   // -> means2d [C,N,2], depths [C,N], conics [C,N,3], opacities2d [C,N], radii int32 [C,N,2].  float32 or float64.
   m.def(
       "project(Tensor means, Tensor? quats, Tensor? scales, Tensor? covars, Tensor opacities, Tensor viewmats, "
       "Tensor Ks, int width, int height, float eps2d, float near_plane, float far_plane, float radius_clip, "
-      "int camera_model, bool antialiased) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "int camera_model, bool antialiased, bool raw) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // -> v_means, v_quats, v_scales, v_covars ([0] where the input is absent), v_opacities, v_viewmats, v_Ks
   m.def(
       "project_backward(Tensor means, Tensor? quats, Tensor? scales, Tensor? covars, Tensor opacities, "
       "Tensor viewmats, Tensor Ks, int width, int height, float eps2d, float near_plane, float far_plane, "
-      "float radius_clip, int camera_model, bool antialiased, Tensor radii, Tensor v_means2d, Tensor v_depths, "
-      "Tensor v_conics, Tensor v_opacities2d) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float radius_clip, int camera_model, bool antialiased, bool raw, Tensor radii, Tensor v_means2d, "
+      "Tensor v_depths, Tensor v_conics, Tensor v_opacities2d) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // means [N,3], viewmats [C,4,4], sh0 [N,1,D], shN [N,K-1,D], radii [C,N,2] -> colors [C,N,D] = max(SH + 0.5, 0)
   m.def("sh(Tensor means, Tensor viewmats, Tensor sh0, Tensor shN, Tensor radii, int degree) -> Tensor");
   // -> v_means, v_viewmats, v_sh0, v_shN

@@ -63,8 +63,8 @@ class TileLists:
         return self.splat_offsets.diff()
 
     def overflowed(self, room: ListRoom) -> Tensor:
-        """bool []: the lists are empty because `room`, which they were made with, did not suffice. On the lists' device,
-        so that a loop can look at it now and then; `bool()` of it waits for the GPU."""
+        """bool []: the lists are empty because `room`, which they were made with, did not suffice. On the lists'
+        device, so that a loop can look at it now and then; `bool()` of it waits for the GPU."""
         return (self.totals[0] > room.entries) | (self.totals[1] > room.visible)
 
     def room(self, margin: float = 1.25) -> ListRoom:
@@ -138,12 +138,18 @@ def _in_room(lists: TileLists, room: ListRoom | None) -> TileLists:
     if room is None:
         return lists
     if bool(lists.overflowed(room)):
-        none = {name: getattr(lists, name)[:0] for name in ("entries", "masks", "slots")}
-        empty = {name: torch.zeros_like(getattr(lists, name)) for name in ("offsets", "splat_offsets")}
-        lists = replace(lists, **none, **empty)
-    rest = room.entries - len(lists.entries)
-    fills = {"entries": -1, "masks": 0, "slots": -1}
-    return replace(lists, **{name: F.pad(getattr(lists, name), (0, rest), value=v) for name, v in fills.items()})
+        none, offsets = lists.entries[:0], torch.zeros_like(lists.offsets)
+        splat_offsets = torch.zeros_like(lists.splat_offsets)
+        lists = replace(
+            lists, offsets=offsets, splat_offsets=splat_offsets, entries=none, slots=none, masks=lists.masks[:0]
+        )
+    rest = (0, room.entries - len(lists.entries))
+    return replace(
+        lists,
+        entries=F.pad(lists.entries, rest, value=-1),
+        masks=F.pad(lists.masks, rest, value=0),
+        slots=F.pad(lists.slots, rest, value=-1),
+    )
 
 
 @ops.register_fake("splat::bin")

@@ -71,23 +71,27 @@ def project(
     height: int,
     options: ProjectOptions = ProjectOptions(),
     covars: Tensor | None = None,
+    raw: bool = False,
     backend: Backend | None = None,
 ) -> Splats2D:
     """Projects 3D Gaussians by EWA splatting (Zwicker et al. 2001). Differentiable in every tensor.
 
     Args:
         means: [N, 3] world.
-        quats, scales: [N, 4] wxyz, of any length but zero, and [N, 3] standard deviations (not logs); or instead
+        quats, scales: [N, 4] wxyz, of any length but zero, and [N, 3] standard deviations; or instead
         covars: [N, 3, 3] world covariances (the symmetric part is used).
-        opacities: [N] in 0..1 (not logits).
+        opacities: [N] in 0..1.
         viewmats: [C, 4, 4] world to camera, OpenCV axes.
         Ks: [C, 3, 3] pixels.
         width, height: image size in pixels.
+        raw: scales holds their logs and opacities their logits, as models store them; exp and sigmoid are part of the
+            kernel, and the gradients are those of the stored values.
 
     Degenerate Gaussians (zero quaternion, non-finite values) are culled, never NaN.
 
     Raises:
-        ValueError: a shape, dtype or device does not fit, or a camera is not finite.
+        ValueError: a shape, dtype or device does not fit, or a camera is not finite (not looked at on a GPU, which
+            the host would have to wait for: nothing is drawn there).
     """
     if (covars is None) == (quats is None or scales is None):
         raise ValueError("give either quats and scales, or covars")
@@ -102,7 +106,7 @@ def project(
     check.floats("viewmats", viewmats, "C", 4, 4)
     check.floats("Ks", Ks, "C", 3, 3)
     check_size(width, height)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and not means.is_cuda:
         for name, value in (("viewmats", viewmats), ("Ks", Ks)):
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{name} must be finite, got NaN or infinity")
@@ -110,8 +114,11 @@ def project(
     arguments = (means, quats, scales, covars, opacities, viewmats, Ks, width, height)
     how = (o.eps2d, o.near_plane, o.far_plane, o.radius_clip, CAMERA_MODELS.index(o.camera_model), o.antialiased)
     if choose_backend(means, backend, float64=True) == "reference":
+        if raw:
+            scales, opacities = None if scales is None else scales.exp(), opacities.sigmoid()
+        arguments = (means, quats, scales, covars, opacities, viewmats, Ks, width, height)
         return Splats2D(*reference.project(*arguments, *how))
-    return Splats2D(*torch.ops.splat.project(*arguments, *how))
+    return Splats2D(*torch.ops.splat.project(*arguments, *how, raw))
 
 
 @ops.register_fake("splat::project")
@@ -155,7 +162,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, radii = ctx.saved_tensors
     grads = torch.ops.splat.project_backward(*inputs, *ctx.how, radii, *v[:4])
-    return *(g if t is not None else None for g, t in zip(grads, inputs, strict=True)), *[None] * 8
+    return *(g if t is not None else None for g, t in zip(grads, inputs, strict=True)), *[None] * 9
 
 
 ops.register_autograd("splat::project", _backward, _setup_context)

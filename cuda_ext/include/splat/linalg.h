@@ -102,6 +102,8 @@ SPLAT_HD Dual3<T> arctan2(const Dual3<T>& y, const Dual3<T>& x) {
 }
 SPLAT_HD float root(float a) { return sqrtf(a); }
 SPLAT_HD double root(double a) { return sqrt(a); }
+SPLAT_HD float exponential(float a) { return expf(a); }
+SPLAT_HD double exponential(double a) { return exp(a); }
 SPLAT_HD float arctan2(float y, float x) { return atan2f(y, x); }
 SPLAT_HD double arctan2(double y, double x) { return atan2(y, x); }
 

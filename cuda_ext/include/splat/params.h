@@ -72,21 +72,22 @@ struct L2Params {
 // Numbers of dL/d(camera): 12 of the view matrix (rows of [R t]), then fx, fy, cx, cy.
 constexpr int kCameraSums = 16;
 
-// 3D front end. T is float, or double for gradient checks.
+// 3D front end. T is float, or double for gradient checks. raw: scales and opacities are as models store them, and the
+// gradients are those of the stored values.
 template <class T>
 struct ProjectParams {
   const T* means;      // [N, 3] world
   const T* quats;      // [N, 4] wxyz, or null with covars
-  const T* scales;     // [N, 3], or null with covars
+  const T* scales;     // [N, 3], or null with covars; logs of them where `raw`
   const T* covars;     // [N, 3, 3], or null
-  const T* opacities;  // [N] in 0..1
+  const T* opacities;  // [N] in 0..1, or logits where `raw`
   const T* viewmats;   // [C, 4, 4] world to camera
   const T* Ks;         // [C, 3, 3] pixels
   int64_t count;       // N
   int32_t cameras, width, height;
   T eps2d, near_plane, far_plane, radius_clip;
   int32_t camera_model;  // CameraModel
-  bool antialiased;
+  bool antialiased, raw;
   int32_t* radii;  // [C, N, 2] (read by the backward pass)
   T* means2d;      // [C, N, 2]
   T* depths;       // [C, N]

@@ -29,6 +29,15 @@ struct Camera {
   }
 };
 
+template <class T>
+SPLAT_HD T opacity_of(const ProjectParams<T>& p, int64_t i) {
+  return p.raw ? T(1) / (T(1) + exponential(-p.opacities[i])) : p.opacities[i];
+}
+template <class T>
+SPLAT_HD T scale_of(const ProjectParams<T>& p, int64_t i, int axis) {
+  return p.raw ? exponential(p.scales[3 * i + axis]) : p.scales[3 * i + axis];
+}
+
 // The world-space shape of a Gaussian.
 template <class T>
 struct Shape {
@@ -48,7 +57,7 @@ struct Shape {
     }
     const T* q = p.quats + 4 * i;
     quat = {q[0], q[1], q[2], q[3]};
-    scale = {p.scales[3 * i], p.scales[3 * i + 1], p.scales[3 * i + 2]};
+    scale = {scale_of(p, i, 0), scale_of(p, i, 1), scale_of(p, i, 2)};
     const T length = q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3];
     valid = length > T(0) && finite(length);
     if (!valid) return;
@@ -83,7 +92,7 @@ SPLAT_HD Vec3<T> mean_of(const ProjectParams<T>& p, int64_t i) {
 template <class T>
 SPLAT_HD bool project_gaussian(const ProjectParams<T>& p, const Camera<T>& camera, int64_t i, int64_t to) {
   const Vec3<T> point = camera.to_camera(mean_of(p, i));
-  const T opacity = p.opacities[i];
+  const T opacity = opacity_of(p, i);
   if (!(point.z >= p.near_plane && point.z <= p.far_plane && finite(point.x) && finite(point.y))) return false;
   if (!(opacity >= T(kAlphaMin) && finite(opacity))) return false;
   const Shape<T> shape(p, i);
@@ -144,7 +153,7 @@ SPLAT_HD void project_vjp(const ProjectParams<T>& p, const ProjectGrads<T>& g, c
   v.opacity += p.antialiased ? v_drawn * s.dilated.compensation : v_drawn;
   const Sym2<T> v_conic = {g.v_conics[3 * from], g.v_conics[3 * from + 1], g.v_conics[3 * from + 2]};
   const Sym2<T> v_cov2d =
-      dilate_vjp(s.cov2d, s.dilated, v_conic, p.antialiased ? v_drawn * p.opacities[i] : T(0));
+      dilate_vjp(s.cov2d, s.dilated, v_conic, p.antialiased ? v_drawn * opacity_of(p, i) : T(0));
   Mat23<T> v_J;
   Mat3<T> v_cov;
   project_covariance_vjp(s.at.J, s.cov, v_cov2d, v_J, v_cov);
@@ -178,7 +187,8 @@ SPLAT_HD void write_gaussian(const ProjectParams<T>& p, const ProjectGrads<T>& g
   g.v_means[3 * i] = v.mean.x;
   g.v_means[3 * i + 1] = v.mean.y;
   g.v_means[3 * i + 2] = v.mean.z;
-  g.v_opacities[i] = v.opacity;
+  const T opacity = opacity_of(p, i);
+  g.v_opacities[i] = p.raw ? v.opacity * opacity * (T(1) - opacity) : v.opacity;
   if (p.covars != nullptr) {
     for (int k = 0; k < 9; ++k) g.v_covars[9 * i + k] = T(0.5) * (v.cov.m[k / 3][k % 3] + v.cov.m[k % 3][k / 3]);
     return;
@@ -188,8 +198,9 @@ SPLAT_HD void write_gaussian(const ProjectParams<T>& p, const ProjectGrads<T>& g
   covariance_vjp(shape.R, shape.scale, v.cov, v_R, v_scale);
   const Quat<T> v_quat = shape.valid ? rotation_vjp(shape.quat, v_R) : Quat<T>{};
   const T q[4] = {v_quat.w, v_quat.x, v_quat.y, v_quat.z}, s[3] = {v_scale.x, v_scale.y, v_scale.z};
+  const T inner[3] = {shape.scale.x, shape.scale.y, shape.scale.z};  // d exp(x) = exp(x) dx
   for (int k = 0; k < 4; ++k) g.v_quats[4 * i + k] = q[k];
-  for (int k = 0; k < 3; ++k) g.v_scales[3 * i + k] = s[k];
+  for (int k = 0; k < 3; ++k) g.v_scales[3 * i + k] = p.raw ? s[k] * inner[k] : s[k];
 }
 
 template <class T>

@@ -63,7 +63,7 @@ SPLAT_HD void sh_color(const ShParams<T>& p, const Vec3<T>& centre, int64_t c, i
   for (int d = 0; d < D; ++d) {
     T sum = b[0] * p.sh0[i * D + d] + T(0.5);
     for (int k = 1; k < basis; ++k) sum += b[k] * p.shN[i * p.stride + (k - 1) * D + d];
-    color[d] = sum > T(0) ? sum : T(0);
+    color[d] = sum < T(0) ? T(0) : sum;  // NaN stays NaN: bin leaves such a splat out
   }
 }
 
@@ -76,13 +76,17 @@ SPLAT_HD void clear_sh(const ShParams<T>& p, const ShGrads<T>& g, int64_t i) {
   for (int k = 0; k < 3; ++k) g.v_means[3 * i + k] = T(0);
 }
 
-// VJP of sh_color: adds to the Gaussian's gradients; camera: dL/d[R t], set. False where nothing depends on the camera.
+// VJP of sh_color: adds to the Gaussian's gradients; camera: dL/d[R t], set. False where nothing depends on the camera: also
+// where all of v_colors is zero, as for the many splats that others hide, and for those whose coefficients are NaN.
 template <class T, int kDegree, int kFixed>
 SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const ShGrads<T>& g, int64_t c, int64_t i, T* camera) {
   const int degree = sh_degree<kDegree, kFixed>(p), basis = (degree + 1) * (degree + 1);
   const int D = sh_channels<kDegree, kFixed>(p);
   const int64_t at = c * p.count + i;
   if (p.radii[2 * at] <= 0) return false;
+  bool used = false;
+  for (int d = 0; d < D; ++d) used |= g.v_colors[at * D + d] != T(0);
+  if (!used) return false;
   T* v_sh0 = g.v_sh0 + i * D;
   T* v_shN = g.v_shN + i * p.stride;
   T* v_mean = g.v_means + 3 * i;
