@@ -1,13 +1,14 @@
 # make demo    set up .venv, fit a bundled photograph, say where the pictures lie
 # make test    set up .venv, run the whole test suite
 # make lint    ruff and mypy        make bench   the measurements of docs/benchmarks.md        make clean
+# make cuda-report    what each CUDA kernel needs: registers, spills, occupancy (nvcc and python3, no GPU, no .venv)
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 SOURCES := $(shell find cuda_ext -type f) setup.py pyproject.toml
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench cuda-report clean
 
 # Build isolation would fetch another torch, so the build's own needs are installed first.
 $(VENV)/.torch:
@@ -37,6 +38,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench.py
+
+cuda-report:
+	$(PYTHON) scripts/cuda_report.py
 
 clean:
 	rm -rf $(VENV) .venv-ci build out *.egg-info splat/_C.abi3.so

@@ -26,6 +26,7 @@ X86_ISAS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 # -ffast-math is never used: at link time it turns on flush-to-zero for the whole Python process.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Icuda_ext/include"]  # scripts/cuda_report.py reads this literal
 
 
 def torch_flags() -> tuple[list[str], list[str]]:
@@ -53,7 +54,7 @@ def nvcc_command(archs: list[str]) -> list[str]:
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     code.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX, for what comes later
     host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
-    return [NVCC, "-std=c++20", "-O3", "--threads", "2", *code, *host, f"-I{SOURCE / 'include'}"]
+    return [NVCC, *NVCC_FLAGS, "--threads", "2", *code, *host]
 
 
 def objects(build: Path) -> list[tuple[Path, list[str]]]:
