@@ -41,8 +41,10 @@ class RenderInfo:
 
     @property
     def visible(self) -> Tensor:
-        """bool [C, N]: drawn at all."""
-        return (self.splats.radii > 0).all(-1)
+        """bool [C, N]: touches a tile (with backend="gsplat": is not culled by the projection)."""
+        if self.tiles is None:
+            return (self.splats.radii > 0).all(-1)
+        return (self.tiles.tiles_per_splat > 0).view(self.splats.opacities.shape)
 
     @property
     def invalid(self) -> int:

@@ -35,10 +35,15 @@ def scene(count: int, covars: bool, cameras: int = 3) -> list[Tensor | None]:
 
 @pytest.mark.parametrize("covars", [False, True])
 @pytest.mark.parametrize("model", [0, 1, 2])
-@pytest.mark.parametrize("count", [1, 300])
-def test_splats_and_gradients_are_those_of_the_cpu(emulator: Emulator, count: int, model: int, covars: bool) -> None:
-    inputs, how = scene(count, covars), (64, 48, model, int(count > 1))
-    arguments = (*how[:2], *REALS, model, bool(how[3]))
+@pytest.mark.parametrize(("count", "raw"), [(1, False), (300, False), (300, True)])
+def test_splats_and_gradients_are_those_of_the_cpu(
+    emulator: Emulator, count: int, raw: bool, model: int, covars: bool
+) -> None:
+    inputs, how = scene(count, covars), (64, 48, model, int(count > 1), int(raw))
+    if raw:
+        inputs[2] = None if inputs[2] is None else inputs[2].log()
+        inputs[4] = inputs[4].logit()  # type: ignore[union-attr]
+    arguments = (*how[:2], *REALS, model, bool(how[3]), raw)
     exact = [None if t is None else t.double() for t in inputs]
     wanted, true = (torch.ops.splat.project(*tensors, *arguments) for tensors in (inputs, exact))
     got = emulator.project(inputs, how, REALS)
@@ -65,7 +70,7 @@ def assert_as_close(name: str, got: Tensor, cpu: Tensor, true: Tensor) -> None:
 
 
 def test_nothing_to_project(emulator: Emulator) -> None:
-    inputs, how = scene(0, False), (64, 48, 0, 0)
+    inputs, how = scene(0, False), (64, 48, 0, 0, 0)
     got = emulator.project(inputs, how, REALS)
     v = emulator.project_backward(inputs, how, REALS, got, got[:4])
     assert (v[5] == 0).all() and (v[6] == 0).all()  # type: ignore[union-attr]

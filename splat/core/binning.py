@@ -122,15 +122,17 @@ def bin_splats(
     depths = splats.depths if depth_order else None
     depths = None if depths is None else depths.detach()
     means2d, conics, opacities = splats.means2d.detach(), splats.conics.detach(), splats.opacities.detach()
-    if choose_backend(splats.means2d, backend) == "reference":
+    by_reference = choose_backend(splats.means2d, backend) == "reference"
+    if by_reference:
         radii = splats.radii if colors is None else splats.radii * colors.isfinite().all(-1, keepdim=True)
         lists = reference.bin(means2d, conics, opacities, radii, depths, ids, width, height, cutoff)
-        return _in_room(TileLists(*lists, width=width, height=height), room)
-    lengths = (-1, -1) if room is None else (room.entries, room.visible)
-    lists = torch.ops.splat.bin(
-        means2d, conics, opacities, splats.radii, depths, ids, colors, width, height, cutoff, *lengths
-    )
-    return TileLists(*lists, width=width, height=height)
+    else:
+        lengths = (-1, -1) if room is None else (room.entries, room.visible)
+        lists = torch.ops.splat.bin(
+            means2d, conics, opacities, splats.radii, depths, ids, colors, width, height, cutoff, *lengths
+        )
+    made = TileLists(*lists, width=width, height=height)
+    return _in_room(made, room) if by_reference else made
 
 
 def _in_room(lists: TileLists, room: ListRoom | None) -> TileLists:

@@ -26,7 +26,7 @@ def sh_colors(
     backend: Backend | None = None,
 ) -> Tensor:
     """max(SH(direction) + 0.5, 0) for each camera and Gaussian, the direction running from the camera to the Gaussian.
-    Differentiable in means, viewmats, sh0 and shN.
+    Differentiable in means, viewmats, sh0 and shN. What is not finite stays so; `bin_splats` leaves it out.
 
     Args:
         means: [N, 3] world.

@@ -185,7 +185,7 @@ class Emulator:
 
         Args:
             inputs: means, quats, scales, covars, opacities, viewmats, Ks.
-            how: width, height, camera model, antialiased.
+            how: width, height, camera model, antialiased, raw.
             reals: eps2d, near plane, far plane, radius_clip.
         """
         (count, _), cameras = inputs[0].shape, inputs[5].shape[0]  # type: ignore[union-attr]
@@ -283,4 +283,4 @@ class Emulator:
 def _numbers_of(
     count: int, cameras: int, how: Sequence[int], reals: Sequence[float]
 ) -> tuple[ctypes.Array[ctypes.c_int64], ctypes.Array[ctypes.c_float]]:
-    return (ctypes.c_int64 * 6)(count, cameras, *how), (ctypes.c_float * 4)(*reals)
+    return (ctypes.c_int64 * 7)(count, cameras, *how), (ctypes.c_float * 4)(*reals)

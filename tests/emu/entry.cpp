@@ -30,14 +30,14 @@ RasterizeParams params(void* const* t, const int64_t* n, float cutoff) {
   return p;
 }
 
-// numbers: N, C, width, height, camera model, antialiased; reals: eps2d, near, far, radius_clip.
+// numbers: N, C, width, height, camera model, antialiased, raw; reals: eps2d, near, far, radius_clip.
 ProjectParams<float> project_params(void* const* t, const int64_t* n, const float* reals) {
   const auto f = [&](int i) { return static_cast<float*>(t[i]); };
   ProjectParams<float> p{};
   p.means = f(0), p.quats = f(1), p.scales = f(2), p.covars = f(3), p.opacities = f(4), p.viewmats = f(5), p.Ks = f(6);
   p.count = n[0];
   p.cameras = int32_t(n[1]), p.width = int32_t(n[2]), p.height = int32_t(n[3]), p.camera_model = int32_t(n[4]);
-  p.antialiased = n[5] != 0;
+  p.antialiased = n[5] != 0, p.raw = n[6] != 0;
   p.eps2d = reals[0], p.near_plane = reals[1], p.far_plane = reals[2], p.radius_clip = reals[3];
   p.means2d = f(7), p.depths = f(8), p.conics = f(9), p.opacities2d = f(10);
   p.radii = static_cast<int32_t*>(t[11]);

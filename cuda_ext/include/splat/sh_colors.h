@@ -63,7 +63,7 @@ SPLAT_HD void sh_color(const ShParams<T>& p, const Vec3<T>& centre, int64_t c, i
   for (int d = 0; d < D; ++d) {
     T sum = b[0] * p.sh0[i * D + d] + T(0.5);
     for (int k = 1; k < basis; ++k) sum += b[k] * p.shN[i * p.stride + (k - 1) * D + d];
-    color[d] = sum < T(0) ? T(0) : sum;  // NaN stays NaN: bin leaves such a splat out
+    color[d] = sum < T(0) && finite(sum) ? T(0) : sum;  // what is not finite stays so: bin leaves it out
   }
 }
 

@@ -61,4 +61,4 @@ def sh(means: Tensor, viewmats: Tensor, sh0: Tensor, shN: Tensor, radii: Tensor,
     offset = torch.where(visible[..., None], offset, torch.ones_like(offset))
     basis = sh_basis(degree, offset / offset.norm(dim=-1, keepdim=True))
     colors = torch.einsum("cnk,nkd->cnd", basis, coefficients) + 0.5
-    return torch.where(visible[..., None] & (colors > 0), colors, torch.zeros_like(colors))
+    return torch.where(visible[..., None] & ~((colors < 0) & colors.isfinite()), colors, torch.zeros_like(colors))
