@@ -10,7 +10,7 @@ from torch import Tensor
 from splat.core.binning import ALPHA_MIN, bin_splats
 from splat.core.checks import Arguments, check_size
 from splat.core.finite import all_finite, finite_rows, keep_rows
-from splat.core.ops import Backend
+from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
 from splat.core.project_image import project_image
 from splat.core.rasterize import Blend, RasterizeOptions, rasterize
@@ -81,7 +81,9 @@ def rasterize_image(
     if background is not None:
         check.floats("background", background, "D")
     parts = [means, colors, opacities, *(shapes if axes else [shapes])]
-    if not all_finite(*parts):
+    # The kernels leave broken Gaussians out; torch's own formulae would give them gradients of 0 * NaN.
+    in_torch = not axes or choose_backend(means, backend) == "reference"
+    if in_torch and not all_finite(*parts):
         keep = torch.stack([finite_rows(part, 0) for part in parts]).all(0)
         means, colors, opacities, *rest = (keep_rows(part, keep) for part in parts)  # opacity 0: not drawn
         shapes = (rest[0], rest[1]) if axes else rest[0]
@@ -93,7 +95,15 @@ def rasterize_image(
     if depths is not None:
         splats = replace(splats, depths=depths[None])
     ordered = options.blend == "alpha"
-    tiles = bin_splats(splats, width=width, height=height, depth_order=ordered, cutoff=options.cutoff, backend=backend)
+    tiles = bin_splats(
+        splats,
+        width=width,
+        height=height,
+        depth_order=ordered,
+        cutoff=options.cutoff,
+        colors=colors[None],
+        backend=backend,
+    )
     backgrounds = None if background is None else background[None]
     image, alphas = rasterize(splats, colors[None], tiles, backgrounds=backgrounds, options=options, backend=backend)
     return image[0], alphas[0]
