@@ -13,7 +13,7 @@ from splat.core.binning import ListRoom, TileLists, bin_splats
 from splat.core.checks import Arguments, check_int, check_type
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import ProjectOptions, Splats2D, project
-from splat.core.rasterize import RasterizeOptions, rasterize
+from splat.core.rasterize import RasterizeOptions, rasterize, sums_by_splat
 from splat.core.sh import sh_colors
 from splat.gaussians import Gaussians
 
@@ -38,6 +38,9 @@ class RenderInfo:
     splats: Splats2D
     tiles: TileLists | None
     """None with backend="gsplat", whose lists do not say what TileLists does."""
+    gradient_sums: Literal["records", "atomics"] = "records"
+    """How the backward pass adds up a splat's gradients: in a fixed order, the same bits on every run; or, on a GPU
+    where the records would take more than `RasterizeOptions.max_record_bytes`, by atomic operations."""
 
     @property
     def visible(self) -> Tensor:
@@ -132,7 +135,8 @@ def render(
     image, alphas = rasterize(splats, features, tiles, backgrounds=backgrounds, options=how, backend=backend)
     alpha = alphas[..., None]
     depth = image[..., 3:] / alpha.clamp_min(1e-10)
-    return Rendered(image[..., :3], alpha, depth, RenderInfo(given, splats, tiles))
+    sums: Literal["records", "atomics"] = "atomics" if sums_by_splat(tiles, features.shape[2], how) else "records"
+    return Rendered(image[..., :3], alpha, depth, RenderInfo(given, splats, tiles, sums))
 
 
 def _backgrounds(background: Tensor, gaussians: Gaussians, cameras: int) -> Tensor:

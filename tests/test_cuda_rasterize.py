@@ -9,6 +9,7 @@ from torch import Tensor
 from splat.core.binning import TileLists, bin_splats
 from splat.core.project import Splats2D
 from splat.core.rasterize import Blend, RasterizeOptions, rasterize
+from splat.core.rasterize_l2 import rasterize_l2, to_tiles
 from tests.emu.emulator import Emulator, build
 
 
@@ -34,7 +35,14 @@ def scene(
     return splats, colors, tiles, torch.randn(cameras, channels, generator=g)
 
 
-def check(emulator: Emulator, size: tuple[int, int], count: int, channels: int, options: RasterizeOptions) -> None:
+def check(
+    emulator: Emulator,
+    size: tuple[int, int],
+    count: int,
+    channels: int,
+    options: RasterizeOptions,
+    by_splat: bool = False,
+) -> None:
     """Image, alpha and every gradient of the emulated kernels against the CPU backend's."""
     splats, colors, tiles, backgrounds = scene(size, count, channels)
     leaves = [t.clone().requires_grad_(True) for t in (splats.means2d, splats.conics, splats.opacities, colors)]
@@ -46,7 +54,7 @@ def check(emulator: Emulator, size: tuple[int, int], count: int, channels: int, 
     g = torch.Generator().manual_seed(1)
     v_image, v_alphas = torch.randn(image.shape, generator=g), torch.randn(alphas.shape, generator=g)
     torch.autograd.backward((image, alphas), (v_image, v_alphas))
-    v = emulator.backward(splats, colors, tiles, backgrounds, options, got, v_image, v_alphas)
+    v = emulator.backward(splats, colors, tiles, backgrounds, options, got, v_image, v_alphas, by_splat)
     wanted = [leaf.grad for leaf in leaves]
     if options.absgrad:
         wanted.append(leaves[0].absgrad)  # type: ignore[attr-defined]
@@ -61,6 +69,12 @@ def test_odd_sizes(emulator: Emulator, blend: Blend, size: tuple[int, int]) -> N
     check(emulator, size, 60, 3, RasterizeOptions(blend=blend, topk=4))
 
 
+@pytest.mark.parametrize("topk", [2, 4, 5, 10, 13, 16, 17, 64])
+def test_any_number_of_largest_weights(emulator: Emulator, topk: int) -> None:
+    """Not 1: the one weight is normalised away, and what is left of its gradient is rounding."""
+    check(emulator, (18, 16), 90, 3, RasterizeOptions(blend="topk", topk=topk))
+
+
 @pytest.mark.parametrize("blend", ["alpha", "sum", "topk"])
 @pytest.mark.parametrize("channels", [1, 2, 4, 17, 65])
 def test_any_number_of_channels(emulator: Emulator, blend: Blend, channels: int) -> None:
@@ -70,6 +84,27 @@ def test_any_number_of_channels(emulator: Emulator, blend: Blend, channels: int)
 def test_absolute_gradients(emulator: Emulator) -> None:
     check(emulator, (23, 19), 50, 3, RasterizeOptions(absgrad=True))
     check(emulator, (23, 19), 50, 5, RasterizeOptions(absgrad=True))
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+@pytest.mark.parametrize("channels", [3, 18])
+def test_sums_by_splat(emulator: Emulator, channels: int, absgrad: bool) -> None:
+    check(emulator, (40, 21), 60, channels, RasterizeOptions(absgrad=absgrad), by_splat=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_least_squares_is_the_cpus(emulator: Emulator, channels: int) -> None:
+    splats, colors, tiles, _ = scene((41, 21), 60, channels, cameras=1)
+    target = to_tiles(torch.rand(21, 41, channels, generator=torch.Generator().manual_seed(2)))
+    wanted = rasterize_l2(splats, colors, tiles, target)
+    options = RasterizeOptions(blend="sum")
+    drawn = emulator.forward(splats, colors, tiles, None, options)
+    residual, errors, v_image = emulator.residual(colors, tiles, drawn, target)
+    torch.testing.assert_close(residual, wanted.residual, rtol=1e-5, atol=2e-5)
+    assert errors.sum(0).tolist() == pytest.approx([wanted.squared_error, wanted.clamped_error], rel=1e-5)
+    v = emulator.backward(splats, colors, tiles, None, options, drawn, v_image, None)
+    for a, b in zip(v, (wanted.v_means2d, wanted.v_conics, wanted.v_opacities, wanted.v_colors), strict=True):
+        assert (a - b).norm() <= 2e-5 * b.norm() + 1e-6
 
 
 def test_more_than_a_thousand_splats_in_one_tile(emulator: Emulator) -> None:

@@ -319,7 +319,7 @@ def test_the_ops_follow_torchs_rules() -> None:
     leaves = [v.requires_grad_(True) for v in (s.means2d, s.conics, s.opacities, colors, torch.rand(1, 3))]
     for blend in range(3):
         lists = (t.offsets, t.entries, t.masks, t.splat_offsets, t.slots)
-        torch.library.opcheck(torch.ops.splat.rasterize.default, (*leaves, *lists, 20, 18, blend, 4, 1 / 255))
+        torch.library.opcheck(torch.ops.splat.rasterize.default, (*leaves, *lists, 20, 18, blend, 4, 1 / 255, False))
 
 
 def test_bad_input_names_the_argument() -> None:

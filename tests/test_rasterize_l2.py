@@ -81,7 +81,7 @@ def test_tiled_pictures_come_back_and_the_padding_is_zero() -> None:
 def test_opcheck_and_no_gaussians() -> None:
     splats, colors, tiles, target = scene(60, 2)
     lists = (tiles.offsets, tiles.entries, tiles.masks, tiles.splat_offsets, tiles.slots)
-    arguments = (splats.means2d, splats.conics, splats.opacities, colors, *lists, WIDTH, HEIGHT, 1 / 255)
+    arguments = (splats.means2d, splats.conics, splats.opacities, colors, *lists, WIDTH, HEIGHT, 1 / 255, False)
     torch.library.opcheck(torch.ops.splat.rasterize_l2.default, (*arguments, to_tiles(target)))
     with pytest.raises(RuntimeError, match=r"target_tiles must have shape \[C \* tiles, D, 256\], got \[15, 1, 256\]"):
         torch.ops.splat.rasterize_l2(*arguments, to_tiles(target[..., :1]))

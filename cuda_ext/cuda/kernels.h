@@ -39,8 +39,16 @@ SPLAT_CUDA_API void blend_splats(const SplatArrays& splats, float cutoff, Splat2
 constexpr int kMaxTop = 64;
 SPLAT_CUDA_API void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream);
 
-// records: [M, record_size(channels, abs)] scratch (splat/records.h).
-SPLAT_CUDA_API void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
-                        cudaStream_t stream);
+// Scratch of the backward pass: a record (splat/records.h) for each entry, at its slot, which are summed in order; or one
+// for each splat, to which its entries are added as they come: less memory, and other last bits on every run.
+struct GradientSums {
+  float* values;  // [M or S, record_size(channels, abs)]
+  bool by_splat;
+};
+SPLAT_CUDA_API void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats,
+                                       const GradientSums& sums, cudaStream_t stream);
+
+// Blend sum against a target: residual and squared errors. image: [C, H, W, D]; v_image: [C, H, W, D], image - target.
+SPLAT_CUDA_API void image_residual(const RasterizeParams& p, const L2Params& l2, float* v_image, cudaStream_t stream);
 
 }  // namespace splat::cuda

@@ -1,5 +1,6 @@
 // Gradients of the image. Each entry gets one record of sums over its tile's pixels, at its slot; the records of a splat
-// lie together and are summed in order. No atomics: the same bits on every run.
+// lie together and are summed in order, without atomics: the same bits on every run. Where they would take too much memory
+// the entries are added to one record for each splat instead (GradientSums).
 #include "splat/records.h"
 
 #include "kernels.h"
@@ -10,6 +11,10 @@ namespace splat::cuda {
 namespace {
 
 constexpr int kBatch = kWarp;  // entries whose sums a block holds at a time, one for each lane
+
+__device__ __forceinline__ void add_atomic(float* to, float value) {
+  if (value != 0.0f) atomicAdd(to, value);
+}
 
 // Values of a record that one pass over the tile makes: the moments and absolute sums, and kChunk colours.
 template <int kFixed, bool kAbs>
@@ -55,9 +60,10 @@ struct PixelGrad {
 };
 
 // kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0. The moments are made by the first chunk alone.
+// The bound on blocks keeps the compiler from spilling a few values to fit one more of them.
 template <Blend kBlend, int kFixed, bool kAbs>
-__global__ void __launch_bounds__(256) tile_vjp(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
-                                                float* records) {
+__global__ void __launch_bounds__(256, kFixed ? 5 : 4) tile_vjp(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
+                                                GradientSums out) {
   constexpr int kColors = kFixed ? kFixed : kChunk, kSize = kPassSize<kFixed, kAbs>;
   __shared__ Batch<kBatch> batch;
   __shared__ float sums[kWarps][kBatch][kSize];
@@ -114,14 +120,15 @@ __global__ void __launch_bounds__(256) tile_vjp(RasterizeParams p, RasterizeGrad
       const int k = at / kSize, i = at % kSize;
       float total = 0.0f;
       for (int w = 0; w < kWarps; ++w) total += sums[w][k][i];
-      float* record = records + int64_t(p.lists.slots[first + k]) * size;
+      float* record = out.values + int64_t(out.by_splat ? batch.index[k] : p.lists.slots[first + k]) * size;
+      const auto put = [&](int at) { out.by_splat ? add_atomic(record + at, total) : void(record[at] = total); };
       const int color = i - kMoments, abs = color - kColors;
       if (color < 0) {
-        if (first_channel == 0) record[i] = total;
+        if (first_channel == 0) put(i);
       } else if (color < kColors) {
-        if (color < channels) record[kMoments + first_channel + color] = total;
+        if (color < channels) put(kMoments + first_channel + color);
       } else if (kAbs && abs < 2 && first_channel == 0) {
-        record[kMoments + p.channels + abs] = total;
+        put(kMoments + p.channels + abs);
       }
     }
     __syncthreads();  // before the next batch overwrites the sums and the splats
@@ -131,26 +138,29 @@ __global__ void __launch_bounds__(256) tile_vjp(RasterizeParams p, RasterizeGrad
 // Sums a splat's records and turns the moments into gradients.
 template <bool kAbs>
 __global__ void __launch_bounds__(256) sum_records(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
-                                                   const float* records) {
+                                                   GradientSums sums) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= p.splats.count) return;
-  const int64_t from = p.lists.splat_offsets[i], to = p.lists.splat_offsets[i + 1];
+  const int64_t from = sums.by_splat ? i : p.lists.splat_offsets[i];
+  const int64_t to = sums.by_splat ? i + 1 : p.lists.splat_offsets[i + 1];
   const int size = record_size(p.channels, kAbs);
   const auto total = [&](int k) {
     float sum = 0.0f;
-    for (int64_t slot = from; slot < to; ++slot) sum += records[slot * size + k];
+    for (int64_t at = from; at < to; ++at) sum += sums.values[at * size + k];
     return sum;
   };
   write_splat_gradients(p, g, splats, i, p.channels, total);
 }
 
 template <Blend kBlend, bool kAbs>
-void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
+void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, const GradientSums& sums,
             cudaStream_t stream) {
   const unsigned tiles = unsigned(p.cameras * p.grid.tiles());
   const auto go = [&](auto kernel, unsigned chunks) {
-    SPLAT_LAUNCH(kernel, dim3(tiles, chunks), dim3(kThreads), stream, p, g, splats, records);
+    SPLAT_LAUNCH(kernel, dim3(tiles, chunks), dim3(kThreads), stream, p, g, splats, sums);
   };
+  if (sums.by_splat)
+    cudaMemsetAsync(sums.values, 0, sizeof(float) * size_t(p.splats.count) * record_size(p.channels, kAbs), stream);
   if (tiles > 0 && p.lists.count > 0) {
     switch (p.channels) {
       case 1: go(tile_vjp<kBlend, 1, kAbs>, 1); break;
@@ -161,24 +171,24 @@ void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* sp
   }
   if (p.splats.count == 0) return;
   const unsigned blocks = unsigned((p.splats.count + 255) / 256);
-  SPLAT_LAUNCH(sum_records<kAbs>, dim3(blocks), dim3(256), stream, p, g, splats, static_cast<const float*>(records));
+  SPLAT_LAUNCH(sum_records<kAbs>, dim3(blocks), dim3(256), stream, p, g, splats, sums);
 }
 
 template <Blend kBlend>
-void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
+void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, const GradientSums& sums,
             cudaStream_t stream) {
-  g.v_means2d_abs ? launch<kBlend, true>(p, g, splats, records, stream)
-                  : launch<kBlend, false>(p, g, splats, records, stream);
+  g.v_means2d_abs ? launch<kBlend, true>(p, g, splats, sums, stream)
+                  : launch<kBlend, false>(p, g, splats, sums, stream);
 }
 
 }  // namespace
 
-void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, float* records,
-                        cudaStream_t stream) {
+void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats,
+                        const GradientSums& sums, cudaStream_t stream) {
   switch (p.blend) {
-    case Blend::kAlpha: return launch<Blend::kAlpha>(p, g, splats, records, stream);
-    case Blend::kSum: return launch<Blend::kSum>(p, g, splats, records, stream);
-    case Blend::kTopK: return launch<Blend::kTopK>(p, g, splats, records, stream);
+    case Blend::kAlpha: return launch<Blend::kAlpha>(p, g, splats, sums, stream);
+    case Blend::kSum: return launch<Blend::kSum>(p, g, splats, sums, stream);
+    case Blend::kTopK: return launch<Blend::kTopK>(p, g, splats, sums, stream);
   }
 }
 

@@ -78,14 +78,44 @@ __global__ void __launch_bounds__(256) blend_tiles(RasterizeParams p, const Spla
   }
 }
 
-// topk: the K largest weights of each pixel, largest first; of equal weights the earlier entry. Then their colours.
-__global__ void __launch_bounds__(256) top_tiles(RasterizeParams p, const Splat2D* splats) {
+// The kTop largest weights of a pixel and their entries, largest first; of equal weights the earlier entry. Branch-free and
+// unrolled, so that the lists of the common K stay in registers.
+template <int kTop>
+struct Largest {
+  static constexpr int kUnroll = kTop <= 16 ? kTop : 1;
+  float weights[kTop];
+  int32_t entries[kTop];
+
+  __device__ __forceinline__ Largest() {
+#pragma unroll kUnroll
+    for (int k = 0; k < kTop; ++k) weights[k] = 0.0f, entries[k] = INT32_MAX;
+  }
+  __device__ __forceinline__ void add(float weight, int32_t entry) {
+    if (!(weight > weights[kTop - 1])) return;
+#pragma unroll kUnroll
+    for (int k = kTop - 1; k > 0; --k) {
+      const bool down = weight > weights[k - 1], here = weight > weights[k];
+      entries[k] = down ? entries[k - 1] : (here ? entry : entries[k]);
+      weights[k] = down ? weights[k - 1] : (here ? weight : weights[k]);
+    }
+    if (weight > weights[0]) weights[0] = weight, entries[0] = entry;
+  }
+  // Calls body(k, weight, entry) for the first `count`, largest first.
+  template <class F>
+  __device__ __forceinline__ void each(int count, F&& body) const {
+#pragma unroll kUnroll
+    for (int k = 0; k < kTop; ++k)
+      if (k < count) body(k, weights[k], entries[k]);
+  }
+};
+
+// kTop: K or a little more.
+template <int kTop>
+__global__ void __launch_bounds__(256, kTop == 16 ? 2 : 3) top_tiles(RasterizeParams p, const Splat2D* splats) {
   __shared__ Batch<kBatch> batch;
   const Place s = place_of(p);
   const float log2_cutoff = log2_fast(p.cutoff);
-  float weights[kMaxTop];
-  int32_t entries[kMaxTop];
-  for (int k = 0; k < p.topk; ++k) weights[k] = 0.0f, entries[k] = INT32_MAX;
+  Largest<kTop> largest;
   for (int64_t first = s.begin; first < s.end; first += kBatch) {
     __syncthreads();  // nobody reads the batch any more
     const int count = int(s.end - first < kBatch ? s.end - first : kBatch);
@@ -94,31 +124,31 @@ __global__ void __launch_bounds__(256) top_tiles(RasterizeParams p, const Splat2
     for (int from = 0; from < count; from += kWarp)
       for (unsigned hits = batch.hits(s, from, count); hits != 0; hits &= hits - 1) {
         const int k = from + __ffs(int(hits)) - 1;
-        const float raw = splat_weight(batch.splat[k], s, log2_cutoff);
-        if (!(raw > weights[p.topk - 1])) continue;
-        int at = p.topk - 1;
-        for (; at > 0 && raw > weights[at - 1]; --at) weights[at] = weights[at - 1], entries[at] = entries[at - 1];
-        weights[at] = raw;
-        entries[at] = int32_t(first - s.begin) + k;
+        largest.add(splat_weight(batch.splat[k], s, log2_cutoff), int32_t(first - s.begin) + k);
       }
   }
   if (!s.inside) return;
-  float total = 0.0f;
-  for (int k = 0; k < p.topk; ++k) total += weights[k];
+  float total = 0.0f, kth = 0.0f;
+  int32_t last = INT32_MAX;
+  largest.each(p.topk, [&](int k, float weight, int32_t entry) {
+    total += weight;
+    if (k == p.topk - 1) kth = weight, last = entry;
+  });
   const PixelFinish finish = finish_pixel<Blend::kTopK>(total);
   const float* background = p.backgrounds ? p.backgrounds + int64_t(s.camera) * p.channels : nullptr;
   float* to = p.image + s.pixel * p.channels;
   for (int d = 0; d < p.channels; ++d) {
     float sum = 0.0f;
-    for (int k = 0; k < p.topk && weights[k] > 0.0f; ++k)
-      sum += weights[k] * p.colors[int64_t(p.lists.entries[s.begin + entries[k]]) * p.channels + d];
+    largest.each(p.topk, [&](int, float weight, int32_t entry) {
+      if (weight > 0.0f) sum += weight * p.colors[int64_t(p.lists.entries[s.begin + entry]) * p.channels + d];
+    });
     to[d] = sum * finish.scale + (background ? finish.behind * background[d] : 0.0f);
   }
   const int64_t plane = int64_t(p.grid.width) * p.grid.height, norm = s.pixel + s.camera * plane;  // [C, 2, H, W]
   p.alphas[s.pixel] = finish.alpha;
-  p.norm[norm] = weights[p.topk - 1];
+  p.norm[norm] = kth;
   p.norm[norm + plane] = finish.scale;
-  p.last[s.pixel] = entries[p.topk - 1];
+  p.last[s.pixel] = last;
 }
 
 template <Blend kBlend>
@@ -135,6 +165,15 @@ void launch(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream
   }
 }
 
+void launch_top(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream) {
+  const unsigned tiles = unsigned(p.cameras * p.grid.tiles());
+  const auto go = [&](auto kernel) { SPLAT_LAUNCH(kernel, dim3(tiles), dim3(kThreads), stream, p, splats); };
+  if (p.topk <= 4) return go(top_tiles<4>);
+  if (p.topk <= 10) return go(top_tiles<10>);  // Image-GS
+  if (p.topk <= 16) return go(top_tiles<16>);
+  go(top_tiles<kMaxTop>);
+}
+
 }  // namespace
 
 void blend_splats(const SplatArrays& splats, float cutoff, Splat2D* out, cudaStream_t stream) {
@@ -148,10 +187,7 @@ void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, cudaStre
   switch (p.blend) {
     case Blend::kAlpha: return launch<Blend::kAlpha>(p, splats, stream);
     case Blend::kSum: return launch<Blend::kSum>(p, splats, stream);
-    case Blend::kTopK: {
-      const unsigned tiles = unsigned(p.cameras * p.grid.tiles());
-      SPLAT_LAUNCH(top_tiles, dim3(tiles), dim3(kThreads), stream, p, splats);
-    }
+    case Blend::kTopK: return launch_top(p, splats, stream);
   }
 }
 

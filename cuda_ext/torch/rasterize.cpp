@@ -1,4 +1,4 @@
-// rasterize: TileLists -> Image, its gradient, and (on the CPU) both at once for least squares.
+// rasterize: TileLists -> Image, its gradient, and both at once for least squares.
 #include "checks.h"
 #include "device.h"
 #include "kernels.h"
@@ -84,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks,
     const Tensor& splat_offsets, const Tensor& slots, int64_t width, int64_t height, int64_t blend, int64_t topk,
-    double cutoff) {
+    double cutoff, bool) {
   const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, backgrounds, tile_offsets, entries, masks,
                                       splat_offsets, slots, blend, topk);
   RasterizeParams p = inputs.params(width, height, blend, topk, cutoff);
@@ -121,11 +121,17 @@ struct Gradients {
   }
 };
 
+void backward_on_cuda(const RasterizeParams& p, const RasterizeGrads& g, bool by_splat, CudaCall& call) {
+  const int64_t rows = by_splat ? p.splats.count : p.lists.count;
+  float* sums = call.scratch<float>(rows * record_size(p.channels, g.v_means2d_abs != nullptr));
+  cuda::rasterize_backward(p, g, ready_splats(p, call), {sums, by_splat}, call.stream);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks,
     const Tensor& splat_offsets, const Tensor& slots, int64_t width, int64_t height, int64_t blend, int64_t topk,
-    double cutoff, const Tensor& image_in, const Tensor& last_in, const Tensor& norm_in, const OptTensor& v_image_in,
+    double cutoff, bool by_splat, const Tensor& image_in, const Tensor& last_in, const Tensor& norm_in, const OptTensor& v_image_in,
     const OptTensor& v_alphas_in, bool absgrad) {
   const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, backgrounds, tile_offsets, entries, masks,
                                       splat_offsets, slots, blend, topk);
@@ -145,21 +151,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
                                       v_alphas ? in<float>(*v_alphas) : nullptr, absgrad);
   run_where(
       inputs.means2d, [&] { cpu::kernels().rasterize_backward(p, g); },
-      [&](CudaCall& call) {
-        float* records = call.scratch<float>(p.lists.count * record_size(p.channels, absgrad));
-        cuda::rasterize_backward(p, g, ready_splats(p, call), records, call.stream);
-      });
+      [&](CudaCall& call) { backward_on_cuda(p, g, by_splat, call); });
   return {v.means2d, v.conics, v.opacities, v.colors, v.abs};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks, const Tensor& splat_offsets,
-    const Tensor& slots, int64_t width, int64_t height, double cutoff, const Tensor& target_in) {
+    const Tensor& slots, int64_t width, int64_t height, double cutoff, bool by_splat,
+    const Tensor& target_in) {
   const auto sum = static_cast<int64_t>(Blend::kSum);
   const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, std::nullopt, tile_offsets, entries, masks,
                                       splat_offsets, slots, sum, 1);
-  const RasterizeParams p = inputs.params(width, height, sum, 1, cutoff);
+  RasterizeParams p = inputs.params(width, height, sum, 1, cutoff);
   const int64_t tiles = inputs.C * p.grid.tiles();
   check_shape(target_in, "target_tiles", {tiles, inputs.D, kTile * kTile}, "[C * tiles, D, 256]");
   check_float32(target_in, "target_tiles");
@@ -167,8 +171,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
   Tensor residual = torch::stable::new_empty(target, {tiles, inputs.D, kTile * kTile});
   Tensor squared_errors = torch::stable::new_empty(target, {tiles, 2}, ScalarType::Double);
   Gradients v(inputs, false);
-  cpu::kernels().rasterize_l2(p, v.pointers(nullptr, nullptr, false),
-                              {in<float>(target), out<float>(residual), out<double>(squared_errors)});
+  RasterizeGrads g = v.pointers(nullptr, nullptr, false);
+  const L2Params l2{in<float>(target), out<float>(residual), out<double>(squared_errors)};
+  run_where(
+      inputs.means2d, [&] { cpu::kernels().rasterize_l2(p, g, l2); },
+      [&](CudaCall& call) {  // the picture and dL/dpicture stay in the GPU's cache between the passes
+        const int64_t pixels = inputs.C * width * height;
+        p.image = call.scratch<float>(pixels * inputs.D);
+        p.alphas = call.scratch<float>(pixels);
+        float* v_image = call.scratch<float>(pixels * inputs.D);
+        g.v_image = v_image;
+        cuda::rasterize_forward(p, ready_splats(p, call), call.stream);
+        cuda::image_residual(p, l2, v_image, call.stream);
+        backward_on_cuda(p, g, by_splat, call);
+      });
   return {residual, squared_errors, v.means2d, v.conics, v.opacities, v.colors};
 }
 
@@ -177,9 +193,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
 
 #define SPLAT_RASTERIZE_OPS(m)                        \
   m.impl("rasterize", TORCH_BOX(&splat::rasterize));  \
-  m.impl("rasterize_backward", TORCH_BOX(&splat::rasterize_backward))
-STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) {
-  SPLAT_RASTERIZE_OPS(m);
-  m.impl("rasterize_l2", TORCH_BOX(&splat::rasterize_l2));
-}
+  m.impl("rasterize_backward", TORCH_BOX(&splat::rasterize_backward)); \
+  m.impl("rasterize_l2", TORCH_BOX(&splat::rasterize_l2))
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_RASTERIZE_OPS(m); }
 STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_RASTERIZE_OPS(m); }

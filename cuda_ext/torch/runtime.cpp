@@ -2,6 +2,7 @@
 #include "checks.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "splat/records.h"
 
 namespace splat {
 namespace {
@@ -11,6 +12,7 @@ void op_set_num_threads(int64_t n) {
   cpu::set_num_threads(static_cast<int>(n));
 }
 int64_t op_get_num_threads() { return cpu::num_threads(); }
+int64_t op_record_size(int64_t channels, bool absgrad) { return record_size(static_cast<int>(channels), absgrad); }
 std::string op_cpu_isa() { return cpu::kernels().isa; }
 std::string op_cuda_archs() { return SPLAT_CUDA_ARCHS; }
 
@@ -20,6 +22,7 @@ std::string op_cuda_archs() { return SPLAT_CUDA_ARCHS; }
 STABLE_TORCH_LIBRARY_IMPL(splat, CompositeExplicitAutograd, m) {
   m.impl("set_num_threads", TORCH_BOX(&splat::op_set_num_threads));
   m.impl("get_num_threads", TORCH_BOX(&splat::op_get_num_threads));
+  m.impl("record_size", TORCH_BOX(&splat::op_record_size));
   m.impl("cpu_isa", TORCH_BOX(&splat::op_cpu_isa));
   m.impl("cuda_archs", TORCH_BOX(&splat::op_cuda_archs));
 }

@@ -49,15 +49,16 @@ STABLE_TORCH_LIBRARY(splat, m) {
   // TileLists -> Image. colors [C,N,D], backgrounds [C,D] or absent.
   // -> image [C,H,W,D], alphas [C,H,W], last int32 [C,H,W] (compositor's bookkeeping for the backward pass),
   //    norm (alpha: final transmittance [C,1,H,W]; topk: K-th weight and normaliser [C,2,H,W]; sum: [0])
+  // by_splat: how a GPU's backward pass sums (cuda/kernels.h, GradientSums).
   m.def(
       "rasterize(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? backgrounds, "
       "Tensor tile_offsets, Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, "
-      "int blend, int topk, float cutoff) -> (Tensor, Tensor, Tensor, Tensor)");
+      "int blend, int topk, float cutoff, bool by_splat) -> (Tensor, Tensor, Tensor, Tensor)");
   // -> v_means2d, v_conics, v_opacities, v_colors, v_means2d_abs ([0] unless absgrad)
   m.def(
       "rasterize_backward(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? backgrounds, "
       "Tensor tile_offsets, Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, "
-      "int blend, int topk, float cutoff, Tensor image, Tensor last, Tensor norm, Tensor? v_image, "
+      "int blend, int topk, float cutoff, bool by_splat, Tensor image, Tensor last, Tensor norm, Tensor? v_image, "
       "Tensor? v_alphas, bool absgrad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // Blend sum and L = |image - target|^2 / 2 in one pass. target_tiles [C*tiles,D,256]: in the tiles' pixel order
@@ -66,7 +67,7 @@ STABLE_TORCH_LIBRARY(splat, m) {
   m.def(
       "rasterize_l2(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor tile_offsets, "
       "Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, float cutoff, "
-      "Tensor target_tiles) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bool by_splat, Tensor target_tiles) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // Loss. image, target [B,H,W,D] -> [2] = (mean |image - target|, mean SSIM); valid: crop the border of 5 pixels.
   m.def("l1_ssim(Tensor image, Tensor target, bool valid) -> Tensor");
@@ -81,5 +82,6 @@ STABLE_TORCH_LIBRARY(splat, m) {
   m.def("set_num_threads(int n) -> ()");
   m.def("get_num_threads() -> int");
   m.def("cpu_isa() -> str");
+  m.def("record_size(int channels, bool absgrad) -> int");  // floats of an entry's record in the backward pass
   m.def("cuda_archs() -> str");  // the GPU architectures that the CUDA kernels were built for; "": none
 }

@@ -82,7 +82,7 @@ def render_with_gsplat(
         camera_model=cameras.camera_model,
     )
     splats = Splats2D(meta["means2d"], meta["depths"], meta["conics"], meta["opacities"], meta["radii"])
-    return Rendered(image[..., :3], alpha, image[..., 3:], RenderInfo(given, splats, None))
+    return Rendered(image[..., :3], alpha, image[..., 3:], RenderInfo(given, splats, None, "atomics"))
 
 
 def _check_options(options: RenderOptions, ids: Tensor | None) -> None:

@@ -35,6 +35,9 @@ class RasterizeOptions:
     """Least weight that is drawn."""
     absgrad: bool = False
     """Sum the absolute per-pixel gradients of means2d too (AbsGS); they appear as `means2d.absgrad` after backward."""
+    max_record_bytes: int = 4 << 30
+    """Memory that the backward pass may take on a GPU to sum in a fixed order, which makes every run the same to the
+    bit. Where it would take more, atomic additions do with less (`sums_by_splat` tells)."""
 
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:
@@ -42,6 +45,16 @@ class RasterizeOptions:
         check_int("topk", self.topk, 1, 1024)
         if not 0 < self.cutoff < math.inf:
             raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}")
+        check_int("max_record_bytes", self.max_record_bytes, 0)
+
+
+def sums_by_splat(tiles: TileLists, channels: int, options: RasterizeOptions) -> bool:
+    """Whether the backward pass adds a splat's gradients up by atomic operations, in any order: on a GPU, where the
+    records of all entries would take more than `options.max_record_bytes`."""
+    if not tiles.entries.is_cuda:
+        return False
+    size = torch.ops.splat.record_size(channels, options.absgrad)
+    return bool(4 * size * tiles.entries.shape[0] > options.max_record_bytes)
 
 
 def rasterize(
@@ -91,7 +104,8 @@ def rasterize(
             options.cutoff,
         )
     lists = (tiles.offsets, tiles.entries, tiles.masks, tiles.splat_offsets, tiles.slots)
-    how = (tiles.width, tiles.height, BLENDS.index(options.blend), options.topk, options.cutoff)
+    by_splat = sums_by_splat(tiles, colors.shape[2], options)
+    how = (tiles.width, tiles.height, BLENDS.index(options.blend), options.topk, options.cutoff, by_splat)
     if options.absgrad:
         image, alphas = _RasterizeAbsgrad.apply(absgrad_to, *geometry, *lists, *how)  # type: ignore[no-untyped-call]
         return image, alphas
@@ -138,7 +152,7 @@ class _RasterizeAbsgrad(torch.autograd.Function):
             saved[0].absgrad = v_abs
         else:
             ctx.absgrad_to(v_abs)
-        return (None, *v, *[None] * 10)
+        return (None, *v, *[None] * 11)
 
 
 @ops.register_fake("splat::rasterize")
@@ -158,6 +172,7 @@ def _(
     blend: int,
     topk: int,
     cutoff: float,
+    by_splat: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cameras, _, channels = colors.shape
     kept = 0 if BLENDS[blend] == "sum" else cameras
@@ -192,7 +207,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, v_image: Tensor | None, v_alphas: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     v, _ = _gradients((*saved[:10], *ctx.how), saved[10:], v_image, v_alphas, False)
-    return (*v, *[None] * 10)
+    return (*v, *[None] * 11)
 
 
 ops.register_autograd("splat::rasterize", _backward, _setup_context)

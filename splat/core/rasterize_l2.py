@@ -18,7 +18,7 @@ from splat.core import ops
 from splat.core.binning import ALPHA_MIN, TILE, TileLists
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
-from splat.core.rasterize import RasterizeOptions, rasterize
+from splat.core.rasterize import RasterizeOptions, rasterize, sums_by_splat
 
 
 def to_tiles(image: Tensor) -> Tensor:
@@ -72,13 +72,14 @@ def rasterize_l2(
         target_tiles: [tiles, D, 256], from `to_tiles`.
     """
     chosen = choose_backend(splats.means2d, backend)
-    if chosen != "cpu":
+    if chosen == "reference":
         return _by_stages(splats, colors, tiles, target_tiles, cutoff, chosen)
     lists = (tiles.offsets, tiles.entries, tiles.masks, tiles.splat_offsets, tiles.slots)
+    by_splat = sums_by_splat(tiles, colors.shape[2], RasterizeOptions())
     geometry = (splats.means2d, splats.conics, splats.opacities, colors)
     with torch.no_grad():
         residual, errors, *v = torch.ops.splat.rasterize_l2(
-            *geometry, *lists, tiles.width, tiles.height, cutoff, target_tiles
+            *geometry, *lists, tiles.width, tiles.height, cutoff, by_splat, target_tiles
         )
     squared, clamped = errors.sum(0).tolist()
     return L2Step(residual, squared, clamped, *v)
@@ -87,7 +88,7 @@ def rasterize_l2(
 def _by_stages(
     splats: Splats2D, colors: Tensor, tiles: TileLists, target_tiles: Tensor, cutoff: float, backend: Backend
 ) -> L2Step:
-    """What is fused on the CPU, one stage after the other."""
+    """What the op does, one stage after the other."""
     leaves = [t.detach().requires_grad_(True) for t in (splats.means2d, splats.conics, splats.opacities, colors)]
     with torch.enable_grad():
         drawn = Splats2D(leaves[0], splats.depths, leaves[1], leaves[2], splats.radii)

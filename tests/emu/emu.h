@@ -221,6 +221,7 @@ template <class T>
 T __shfl_sync(unsigned mask, T value, int from) {
   return emu::full_mask(mask), emu::exchange(value, unsigned(from));
 }
+inline float atomicAdd(float* to, float value) { return std::atomic_ref<float>(*to).fetch_add(value); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }

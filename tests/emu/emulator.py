@@ -161,13 +161,14 @@ class Emulator:
         forward: Forward,
         v_image: Tensor | None,
         v_alphas: Tensor | None,
+        by_splat: bool = False,
     ) -> list[Tensor]:
         """v_means2d, v_conics, v_opacities, v_colors and, with absgrad, the absolute gradient of means2d."""
         cameras, count, channels = colors.shape
         grads = [torch.full((cameras, count, n), torch.nan) for n in (2, 3, 1, channels)]
         absolute = torch.full((cameras, count, 2), torch.nan) if options.absgrad else None
         size = 6 + channels + (2 if options.absgrad else 0)
-        records = torch.full((len(tiles.entries), size), torch.nan)
+        sums = torch.full((cameras * count if by_splat else len(tiles.entries), size), torch.nan)
         inputs = self._inputs(splats, colors, tiles, backgrounds)
         self._library.emu_rasterize_backward(
             self._pointers([*inputs, *forward[:4]]),
@@ -175,10 +176,22 @@ class Emulator:
             ctypes.c_float(options.cutoff),
             ctypes.c_void_p(forward.splats.data_ptr()),
             self._pointers([v_image, v_alphas, *grads, absolute]),
-            ctypes.c_void_p(records.data_ptr()),
+            ctypes.c_void_p(sums.data_ptr()),
+            int(by_splat),
         )
         grads[2] = grads[2][..., 0]
         return grads if absolute is None else [*grads, absolute]
+
+    def residual(
+        self, colors: Tensor, tiles: TileLists, forward: Forward, target_tiles: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one picture drawn with blend "sum": residual and squared errors as the op `rasterize_l2`, and v_image."""
+        residual, errors = torch.full_like(target_tiles, torch.nan), torch.full((len(target_tiles), 2), torch.nan)
+        errors, v_image = errors.double(), torch.full_like(forward.image, torch.nan)
+        numbers = self._numbers(colors, tiles, RasterizeOptions(blend="sum"))
+        tensors = [*[None] * 10, *forward[:4], target_tiles, residual, errors, v_image]
+        self._library.emu_image_residual(self._pointers(tensors), numbers)
+        return residual, errors, v_image
 
     def project(self, inputs: Sequence[Tensor | None], how: Sequence[int], reals: Sequence[float]) -> list[Tensor]:
         """As the op `project`: means2d, depths, conics, opacities2d, radii.

@@ -57,10 +57,17 @@ void emu_rasterize_forward(void* const* tensors, const int64_t* numbers, float c
 }
 
 void emu_rasterize_backward(void* const* tensors, const int64_t* numbers, float cutoff, void* splats,
-                            void* const* grads, float* records) {
+                            void* const* grads, float* sums, int by_splat) {
   const auto f = [&](int i) { return static_cast<float*>(grads[i]); };
   const RasterizeGrads g{f(0), f(1), f(2), f(3), f(4), f(5), f(6)};
-  cuda::rasterize_backward(params(tensors, numbers, cutoff), g, static_cast<Splat2D*>(splats), records, nullptr);
+  cuda::rasterize_backward(params(tensors, numbers, cutoff), g, static_cast<Splat2D*>(splats), {sums, by_splat != 0},
+                           nullptr);
+}
+
+// tensors as for emu_rasterize_forward, then target, residual, squared errors (both tiled), v_image.
+void emu_image_residual(void* const* t, const int64_t* numbers) {
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  cuda::image_residual(params(t, numbers, 0.0f), {f(14), f(15), static_cast<double*>(t[16])}, f(17), nullptr);
 }
 
 void emu_project(void* const* tensors, const int64_t* numbers, const float* reals) {
