@@ -8,6 +8,13 @@ namespace splat::cuda {
 // What went wrong since the last call, or null.
 SPLAT_CUDA_API const char* last_error();
 
+// CUDA's version, 1000 * major + 10 * minor: of the runtime that is linked in, and the newest that the driver knows (0: no
+// driver).
+struct Versions {
+  int runtime, driver;
+};
+SPLAT_CUDA_API Versions versions();
+
 SPLAT_CUDA_API void project(const ProjectParams<float>& p, cudaStream_t stream);
 
 // Blocks of the kernels that sum over Gaussians.

@@ -239,5 +239,5 @@ Results bin(const Tensor& means2d_in, const Tensor& conics_in, const Tensor& opa
 }  // namespace
 }  // namespace splat
 
-STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { m.impl("bin", TORCH_BOX(&splat::bin)); }
-STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { m.impl("bin", TORCH_BOX(&splat::bin)); }
+STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_IMPL(m, bin); }
+STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_IMPL(m, bin); }

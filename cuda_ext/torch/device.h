@@ -6,6 +6,7 @@
 
 #include "../cuda/binning.h"
 #include "../cuda/kernels.h"
+#include "box.h"
 #include "checks.h"
 
 // Lives in torch's CUDA library; weak, so that this library loads beside a CPU build of torch.
@@ -35,7 +36,11 @@ class CudaCall {
 
  private:
   void* bytes(size_t n) {
-    held_.push_back(torch::stable::new_empty(on_, {static_cast<int64_t>(n > 0 ? n : 1)}, ScalarType::Byte));
+    try {
+      held_.push_back(torch::stable::new_empty(on_, {static_cast<int64_t>(n > 0 ? n : 1)}, ScalarType::Byte));
+    } catch (const std::runtime_error& error) {
+      throw std::runtime_error("wanted " + std::to_string(n >> 20) + " MiB of scratch: " + explanation(error));
+    }
     return held_.back().mutable_data_ptr();
   }
   const Tensor& on_;
@@ -46,7 +51,9 @@ class CudaCall {
 // Errors of launches show at once, those of running kernels at some later call.
 inline void check_cuda() {
   const char* error = cuda::last_error();
-  STD_TORCH_CHECK(error == nullptr, "CUDA error: ", error);
+  if (error == nullptr) return;
+  throw std::runtime_error(std::string("CUDA error: ") + error +
+                           " (in this op or one before it; CUDA_LAUNCH_BLOCKING=1 shows which)");
 }
 
 // Calls cpu() or cuda(call), by where the tensor is.

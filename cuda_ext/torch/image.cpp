@@ -80,9 +80,9 @@ void adam(Tensor param, const Tensor& grad_in, Tensor exp_avg, Tensor exp_avg_sq
 }  // namespace
 }  // namespace splat
 
-#define SPLAT_IMAGE_OPS(m)                                                      \
-  m.impl("project_image", TORCH_BOX(&splat::project_image));                    \
-  m.impl("project_image_backward", TORCH_BOX(&splat::project_image_backward));  \
-  m.impl("adam", TORCH_BOX(&splat::adam))
+#define SPLAT_IMAGE_OPS(m)                \
+  SPLAT_IMPL(m, project_image);           \
+  SPLAT_IMPL(m, project_image_backward);  \
+  SPLAT_IMPL(m, adam)
 STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_IMAGE_OPS(m); }
 STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_IMAGE_OPS(m); }

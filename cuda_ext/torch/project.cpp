@@ -230,10 +230,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sh_backward(const Tensor& means, cons
 }  // namespace
 }  // namespace splat
 
-#define SPLAT_PROJECT_OPS(m)                                        \
-  m.impl("project", TORCH_BOX(&splat::project));                    \
-  m.impl("project_backward", TORCH_BOX(&splat::project_backward));  \
-  m.impl("sh", TORCH_BOX(&splat::sh));                              \
-  m.impl("sh_backward", TORCH_BOX(&splat::sh_backward))
+#define SPLAT_PROJECT_OPS(m)        \
+  SPLAT_IMPL(m, project);           \
+  SPLAT_IMPL(m, project_backward);  \
+  SPLAT_IMPL(m, sh);                \
+  SPLAT_IMPL(m, sh_backward)
 STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_PROJECT_OPS(m); }
 STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_PROJECT_OPS(m); }

@@ -191,9 +191,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
 }  // namespace
 }  // namespace splat
 
-#define SPLAT_RASTERIZE_OPS(m)                        \
-  m.impl("rasterize", TORCH_BOX(&splat::rasterize));  \
-  m.impl("rasterize_backward", TORCH_BOX(&splat::rasterize_backward)); \
-  m.impl("rasterize_l2", TORCH_BOX(&splat::rasterize_l2))
+#define SPLAT_RASTERIZE_OPS(m)        \
+  SPLAT_IMPL(m, rasterize);           \
+  SPLAT_IMPL(m, rasterize_backward);  \
+  SPLAT_IMPL(m, rasterize_l2)
 STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_RASTERIZE_OPS(m); }
 STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_RASTERIZE_OPS(m); }

@@ -69,8 +69,8 @@ Tensor l1_ssim_backward(const Tensor& image, const Tensor& target, bool valid, c
 }  // namespace
 }  // namespace splat
 
-#define SPLAT_SSIM_OPS(m)                         \
-  m.impl("l1_ssim", TORCH_BOX(&splat::l1_ssim));  \
-  m.impl("l1_ssim_backward", TORCH_BOX(&splat::l1_ssim_backward))
+#define SPLAT_SSIM_OPS(m)  \
+  SPLAT_IMPL(m, l1_ssim);  \
+  SPLAT_IMPL(m, l1_ssim_backward)
 STABLE_TORCH_LIBRARY_IMPL(splat, CPU, m) { SPLAT_SSIM_OPS(m); }
 STABLE_TORCH_LIBRARY_IMPL(splat, CUDA, m) { SPLAT_SSIM_OPS(m); }
