@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splat.core.checks import Arguments, check_int, check_size
+from splat.core.checks import Arguments, check_device, check_int, check_size
 from splat.core.project import CAMERA_MODELS, CameraModel
 from splat.core.reference.project import rotation
 
@@ -113,7 +113,8 @@ class Cameras:
         if not parts:
             raise ValueError("parts must hold at least one Cameras")
         first = parts[0]
-        for part in parts:
+        for i, part in enumerate(parts):
+            check_device(f"parts[{i}]", part.viewmats, "parts[0]", first.viewmats)
             if (part.width, part.height, part.camera_model) != (first.width, first.height, first.camera_model):
                 raise ValueError("cameras must agree in width, height and camera_model to be joined")
         return replace(first, viewmats=torch.cat([p.viewmats for p in parts]), Ks=torch.cat([p.Ks for p in parts]))

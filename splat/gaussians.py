@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from splat.core.checks import Arguments, check_int
+from splat.core.checks import Arguments, check_device, check_int
 from splat.core.finite import finite_rows, keep_rows
 from splat.core.sh import MAX_DEGREE
 from splat.files import load_tensors, save_tensors
@@ -114,6 +114,8 @@ class Gaussians:
         """All Gaussians of `parts`, in order; lower degrees are filled up with zeros."""
         if not parts:
             raise ValueError("parts must hold at least one Gaussians")
+        for i, part in enumerate(parts):
+            check_device(f"parts[{i}]", part.means, "parts[0]", parts[0].means)
         bands = max(part.shN.shape[1] for part in parts)
         tables = []
         for part in parts:

@@ -7,6 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from splat.core.checks import check_device
 from splat.core.reference.ssim import TAPS, crop_border, ssim_maps
 
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -20,6 +21,7 @@ def _pair(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"image and target must have the same shape [H, W, D], got {list(image.shape)} and {list(target.shape)}"
         )
+    check_device("target", target, "image", image)
     return image[None], target[None]
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splat.core import ops
-from splat.core.checks import Arguments, check_int, check_size
+from splat.core.checks import Arguments, check_device, check_int, check_size
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
 from splat.core.reference import binning as reference
@@ -82,6 +82,12 @@ def check_splats(splats: Splats2D) -> Arguments:
     check.floats("opacities", splats.opacities, "C", "N")
     check.integers("radii", splats.radii, torch.int32, "C", "N", 2)
     return check
+
+
+def check_tiles(tiles: TileLists, splats: Splats2D) -> None:
+    """Checks that tile lists are on the device of the splats that they are drawn with."""
+    for name in ("offsets", "entries", "masks", "splat_offsets", "slots"):
+        check_device(f"tiles.{name}", getattr(tiles, name), "means2d", splats.means2d)
 
 
 def bin_splats(

@@ -16,13 +16,14 @@ class Arguments:
     """Checks the tensors of one call, which share sizes, dtype and device.
 
     A dimension is a number or a name: the first tensor with an "N" says what N is, the later ones must agree. The first
-    float tensor says what dtype (float32 or float64) and device the others must have. Wrong Python types raise
-    TypeError, all else ValueError.
+    tensor says what device the others must be on, the first float tensor what dtype (float32 or float64) the other
+    floats must have. Wrong Python types raise TypeError, all else ValueError.
     """
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
         self._first: tuple[str, Tensor] | None = None
+        self._first_float: tuple[str, Tensor] | None = None
 
     def tensor(self, name: str, value: Any, *dims: int | str) -> None:
         """A tensor of any dtype."""
@@ -34,31 +35,32 @@ class Arguments:
             named, sizes = (f"[{', '.join(map(str, shape))}]" for shape in (dims, want))
             raise ValueError(f"{name} must have shape {named}{f' = {sizes}' if sizes != named else ''}, got {got}")
         self._sizes.update({d: g for d, g in zip(dims, got, strict=True) if isinstance(d, str)})
+        if self._first is None:
+            self._first = name, value
+        check_device(name, value, *self._first)
 
     def floats(self, name: str, value: Any, *dims: int | str) -> None:
         """A float32 or float64 tensor."""
         self.tensor(name, value, *dims)
         if value.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} must be float32 or float64, got {value.dtype}")
-        if self._first is None:
-            self._first = name, value
-            return
-        first, like = self._first
+        if self._first_float is None:
+            self._first_float = name, value
+        first, like = self._first_float
         if value.dtype != like.dtype:
             raise ValueError(f"{name} must have the dtype of {first}, {like.dtype}, got {value.dtype}")
-        self._same_device(name, value)
 
     def integers(self, name: str, value: Any, dtype: torch.dtype, *dims: int | str) -> None:
         """An integer tensor of this dtype."""
         self.tensor(name, value, *dims)
         if value.dtype != dtype:
             raise ValueError(f"{name} must be {dtype}, got {value.dtype}")
-        self._same_device(name, value)
 
-    def _same_device(self, name: str, value: Tensor) -> None:
-        if self._first is not None and value.device != self._first[1].device:
-            first, like = self._first
-            raise ValueError(f"{name} must be on the device of {first}, {like.device}, got {value.device}")
+
+def check_device(name: str, value: Tensor, first: str, like: Tensor) -> None:
+    """A tensor on the device of `like`, an argument called `first`."""
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on the device of {first}, {like.device}, got {value.device}")
 
 
 def check_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> None:

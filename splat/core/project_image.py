@@ -9,6 +9,7 @@ from torch import Tensor
 
 from splat.core import ops
 from splat.core.binning import ALPHA_MIN
+from splat.core.checks import Arguments, check_size
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
 from splat.core.reference import project_image as reference
@@ -33,13 +34,13 @@ def project_image(
         angles: [N] radians, direction of the first axis (from x towards y).
         opacities: [N] peak weights (default 1).
     """
-    count = means.shape[0] if means.dim() == 2 else -1
-    for name, value, want in (("means", means, 2), ("log_scales", log_scales, 2), ("angles", angles, None)):
-        shape = (count,) if want is None else (count, want)
-        if tuple(value.shape) != shape:
-            text = "[N]" if want is None else f"[N, {want}]"
-            raise ValueError(f"{name} must have shape {text} with the N of means, got {list(value.shape)}")
+    check = Arguments()
+    check.floats("means", means, "N", 2)
+    check.floats("log_scales", log_scales, "N", 2)
+    check.floats("angles", angles, "N")
     peak = torch.ones_like(angles) if opacities is None else opacities
+    check.floats("opacities", peak, "N")
+    check_size(width, height)
     arguments = (means, log_scales, angles, peak, width, height, cutoff)
     if choose_backend(means, backend) == "reference":
         conics, radii = reference.project_image(*arguments)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from splat.core import ops
-from splat.core.binning import ALPHA_MIN, TILE, TileLists, check_splats
+from splat.core.binning import ALPHA_MIN, TILE, TileLists, check_splats, check_tiles
 from splat.core.checks import check_int
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
@@ -85,6 +85,7 @@ def rasterize(
         raise ValueError(f"colors must have at least one channel, got shape {list(colors.shape)}")
     if backgrounds is not None:
         check.floats("backgrounds", backgrounds, "C", "D")
+    check_tiles(tiles, splats)
     cameras, count = splats.opacities.shape
     grid = cameras * (-(-tiles.height // TILE)) * (-(-tiles.width // TILE))
     if (tiles.offsets.shape[0], tiles.splat_offsets.shape[0]) != (grid + 1, cameras * count + 1):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splat.core import ops
-from splat.core.binning import ALPHA_MIN, TILE, TileLists
+from splat.core.binning import ALPHA_MIN, TILE, TileLists, check_tiles
+from splat.core.checks import check_device
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import Splats2D
 from splat.core.rasterize import RasterizeOptions, rasterize, sums_by_splat
@@ -71,6 +72,11 @@ def rasterize_l2(
         colors: [1, N, D].
         target_tiles: [tiles, D, 256], from `to_tiles`.
     """
+    # The fit's inner loop: shapes and dtypes are left to the op and to the stages, which cannot name a device.
+    named = {"conics": splats.conics, "opacities": splats.opacities, "colors": colors, "target_tiles": target_tiles}
+    for name, value in named.items():
+        check_device(name, value, "means2d", splats.means2d)
+    check_tiles(tiles, splats)
     chosen = choose_backend(splats.means2d, backend)
     if chosen == "reference":
         return _by_stages(splats, colors, tiles, target_tiles, cutoff, chosen)

@@ -131,8 +131,9 @@ class ImageGaussians:
 
     def query(self, points: Tensor) -> Tensor:
         """Values [P, D] at points [P, 2] in model pixels, anywhere (no pixel grid)."""
-        if points.dim() != 2 or points.shape[1] != 2:
-            raise ValueError(f"points must have shape [P, 2], got {list(points.shape)}")
+        check = Arguments()
+        check.tensor("means", self.means, "N", 2)
+        check.tensor("points", points, "P", 2)
         splats = project_image(self.means, self.log_scales, self.angles, width=self.width, height=self.height)
         values = []
         for chunk in torch.split(points.to(self.means.dtype), max(1, 4_000_000 // max(1, len(self)))):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from splat.core import ops
+from splat.core.checks import check_device
 
 BETAS = (0.9, 0.99)
 EPSILON = 1e-15
@@ -28,6 +29,9 @@ def adam_step(
     param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor, learning_rate: float
 ) -> None:
     """One Adam step in place; steps int32 [rows] counts from 1 for each row (its own bias correction)."""
+    state = {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps}
+    for name, value in state.items():
+        check_device(name, value, "param", param)
     if ops.available and param.dtype == torch.float32 and param.device.type == "cpu":
         torch.ops.splat.adam(param, grad, exp_avg, exp_avg_sq, steps, learning_rate, *BETAS, EPSILON)
         return
