@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -24,23 +25,27 @@ class Info:
             print(f"cpu        yes ({about['kernels']} kernels, {about['threads']} threads)")
         else:
             print(f"cpu        no: {ops.load_error()}; install g++ and reinstall with --no-build-isolation")
-        print(f"cuda       {_cuda()}")
+        for line in _cuda():
+            print(line)
         return 0
 
 
-def _cuda() -> str:
-    """Whether the CUDA backend can run, or why it cannot."""
+def _cuda() -> Iterator[str]:
+    """Whether the CUDA backend can run or why it cannot, what it was built for, and a line for each GPU."""
     import torch
 
     from splat.core import ops
+    from splat.core.devices import cuda_problem, cuda_versions, version_text
 
-    archs = ops.cuda_archs()
-    if not archs:
-        return "no: built without CUDA kernels (nvcc was not found; reinstall with --no-build-isolation where it is)"
-    built = f"kernels for sm_{', sm_'.join(archs)}"
-    if torch.version.cuda is None:
-        return f"no: this torch is a CPU build ({built} are there)"
-    if not torch.cuda.is_available():
-        return f"no: torch {torch.__version__} sees no GPU ({built}); look at nvidia-smi"
-    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    return f"yes ({name}, sm_{major}{minor}, CUDA {torch.version.cuda}; {built}; not yet tested on a GPU)"
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    problems = [cuda_problem(gpu) for gpu in gpus or [torch.device("cuda", 0)]]
+    why_not = problems[0] if all(problems) else None
+    yield f"cuda       {f'no: {why_not}' if why_not else 'yes (not yet tested on a GPU)'}"
+    if archs := ops.cuda_archs():
+        built, driver = cuda_versions()
+        knows = f"driver for CUDA {version_text(driver)}" if driver else "no NVIDIA driver"
+        yield f"           kernels for sm_{', sm_'.join(archs)} and newer, of CUDA {version_text(built)}; {knows}"
+    for gpu, problem in zip(gpus, problems[: len(gpus)], strict=True):
+        major, minor = torch.cuda.get_device_capability(gpu)
+        not_this = f" (no: {problem})" if problem not in (None, why_not) else ""
+        yield f"           {gpu}: {torch.cuda.get_device_name(gpu)}, sm_{major}{minor}{not_this}"

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import torch
 
 from splat.core.checks import check_int
+from splat.core.devices import cuda_problem
 
 Backend = Literal["reference", "cpu", "cuda"]
 
@@ -74,16 +75,16 @@ def choose_backend(tensor: torch.Tensor, backend: Backend | None = None, *, floa
     if asked is None and tensor.device.type == "cpu" and tensor.dtype == torch.float64:
         return "reference"
     wanted = asked or tensor.device.type
-    if wanted not in get_args(Backend) or wanted != tensor.device.type:
+    if wanted not in get_args(Backend):
+        raise ValueError(f"no backend takes tensors on {tensor.device}; use tensors on cpu or cuda")
+    if wanted != tensor.device.type:
         raise ValueError(f"backend {wanted!r} cannot take tensors on {tensor.device}; move them or pass backend=None")
     if tensor.dtype == torch.float64 and not float64:
         raise ValueError(f"backend {wanted!r} takes float32 here, got {tensor.dtype}; pass backend='reference'")
     if wanted == "cuda":
-        if not cuda_archs():
-            raise RuntimeError(
-                "this build has no CUDA kernels; rebuild splat where nvcc is installed, or use .cpu() tensors or "
-                "backend='reference'"
-            )
+        # torch.compile cannot trace a look at the hardware; there the op itself reports what is missing.
+        if not torch.compiler.is_compiling() and (problem := cuda_problem(tensor.device)):
+            raise RuntimeError(f"{problem}; or use .cpu() tensors or backend='reference'")
         return "cuda"
     if not available:
         if asked is not None:
