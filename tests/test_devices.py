@@ -254,7 +254,7 @@ def of_image() -> Tensors:
 
 def draw(call: Callable[..., Any], **t: Any) -> Any:
     splats = Splats2D(**{name: t.pop(name, DRAWING[name]) for name in SPLATS})
-    tiles = TileLists(**{name: t.pop(f"tiles.{name}") for name in LISTS}, width=20, height=16)
+    tiles = TileLists(**{name: t.pop(f"tiles.{name}") for name in LISTS}, totals=torch.zeros(2), width=20, height=16)
     return call(splats, t.pop("colors"), tiles, **t)
 
 
@@ -340,6 +340,8 @@ def test_an_op_that_fails_names_itself_and_says_what_torch_said() -> None:
     shapes = (vectors, quats, vectors, None, torch.zeros(1).expand(count))
     said = "you tried to allocate" if torch.__version__ >= "2.13" else "torch said why on stderr"
     with pytest.raises(RuntimeError, match=rf"^splat::project: .*{said}"):
-        torch.ops.splat.project(*shapes, torch.eye(4)[None], torch.eye(3)[None], 8, 8, 0.3, 0.01, 1e10, 0.0, 0, False)
+        torch.ops.splat.project(
+            *shapes, torch.eye(4)[None], torch.eye(3)[None], 8, 8, 0.3, 0.01, 1e10, 0.0, 0, False, False
+        )
     with pytest.raises(RuntimeError, match=r"^splat::adam: .*steps must have shape \[rows of param\], got \[2\]"):
         torch.ops.splat.adam(*ADAM.values(), torch.ones(2, dtype=torch.int32), 0.1, 0.9, 0.99, 1e-15)
