@@ -15,6 +15,7 @@ SPLAT_KERNEL(project_image_backward, const ProjectImageGrads&)
 SPLAT_KERNEL(l1_ssim, const SsimParams&, double*)
 SPLAT_KERNEL(l1_ssim_backward, const SsimParams&, float, float, float*)
 SPLAT_KERNEL(adam, const AdamParams&)
+SPLAT_KERNEL(step, const StepParams&)
 SPLAT_KERNEL(rasterize_forward, const RasterizeParams&)
 SPLAT_KERNEL(rasterize_backward, const RasterizeParams&, const RasterizeGrads&)
 SPLAT_KERNEL(rasterize_l2, const RasterizeParams&, const RasterizeGrads&, const L2Params&)
@@ -41,6 +42,7 @@ const Kernels table = {
     .l1_ssim = l1_ssim,
     .l1_ssim_backward = l1_ssim_backward,
     .adam = adam,
+    .step = step,
     .rasterize_forward = rasterize_forward,
     .rasterize_backward = rasterize_backward,
     .rasterize_l2 = rasterize_l2,

@@ -25,6 +25,7 @@ struct Kernels {
   void (*l1_ssim)(const SsimParams&, double* sums);  // sums of |image - target| and of SSIM
   void (*l1_ssim_backward)(const SsimParams&, float v_l1, float v_ssim, float* v_image);  // per-sum gradients
   void (*adam)(const AdamParams&);
+  void (*step)(const StepParams&);
   void (*rasterize_forward)(const RasterizeParams&);
   void (*rasterize_backward)(const RasterizeParams&, const RasterizeGrads&);
   void (*rasterize_l2)(const RasterizeParams&, const RasterizeGrads&, const L2Params&);

@@ -10,7 +10,8 @@ namespace {
 __global__ void __launch_bounds__(256) adam_values(AdamParams p) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= p.rows * p.columns) return;
-  adam_update(adam_step(p, p.steps[i / p.columns]), p.grad[i], p.exp_avg[i], p.exp_avg_sq[i], p.param[i]);
+  adam_update(p.rule, adam_age(p.rule, p.steps[i / p.columns]), p.learning_rate, p.grad[i], p.exp_avg[i],
+              p.exp_avg_sq[i], p.param[i]);
 }
 
 }  // namespace

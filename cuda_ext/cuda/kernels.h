@@ -31,6 +31,7 @@ SPLAT_CUDA_API void project_image(const ProjectImageParams& p, cudaStream_t stre
 SPLAT_CUDA_API void project_image_backward(const ProjectImageGrads& g, cudaStream_t stream);
 
 SPLAT_CUDA_API void adam(const AdamParams& p, cudaStream_t stream);
+SPLAT_CUDA_API void step(const StepParams& p, cudaStream_t stream);
 
 // values, counted_values: how many L1 and SSIM are averaged over. sums: [ssim_blocks, 2] scratch; result [2]: the means.
 SPLAT_CUDA_API int64_t ssim_blocks(const SsimParams& p);

@@ -69,10 +69,8 @@ void adam(Tensor param, const Tensor& grad_in, Tensor exp_avg, Tensor exp_avg_sq
                      in<int32_t>(steps),
                      rows,
                      param.numel() / rows,
-                     static_cast<float>(learning_rate),
-                     static_cast<float>(beta1),
-                     static_cast<float>(beta2),
-                     static_cast<float>(epsilon)};
+                     {static_cast<float>(beta1), static_cast<float>(beta2), static_cast<float>(epsilon)},
+                     static_cast<float>(learning_rate)};
   run_where(
       param, [&] { cpu::kernels().adam(p); }, [&](CudaCall& call) { cuda::adam(p, call.stream); });
 }

@@ -152,7 +152,7 @@ void emu_project_image(void* const* t, const int64_t* n, float cutoff) {
 // tensors: param, grad, exp_avg, exp_avg_sq, steps; numbers: rows, columns; reals: rate, beta1, beta2, epsilon.
 void emu_adam(void* const* t, const int64_t* n, const float* reals) {
   const auto f = [&](int i) { return static_cast<float*>(t[i]); };
-  cuda::adam({f(0), f(1), f(2), f(3), static_cast<int32_t*>(t[4]), n[0], n[1], reals[0], reals[1], reals[2], reals[3]},
+  cuda::adam({f(0), f(1), f(2), f(3), static_cast<int32_t*>(t[4]), n[0], n[1], {reals[1], reals[2], reals[3]}, reals[0]},
              nullptr);
 }
 }

@@ -7,18 +7,18 @@
 
 namespace splat {
 
-// What rows of one age share.
-struct AdamStep {
-  float rate, inverse2, beta1, beta2, epsilon;
+// Bias corrections of rows of one age.
+struct AdamAge {
+  float inverse1, inverse2;
 };
-SPLAT_HD AdamStep adam_step(const AdamParams& p, int32_t age) {
-  const float correction1 = 1.0f - powf(p.beta1, float(age)), correction2 = 1.0f - powf(p.beta2, float(age));
-  return {p.learning_rate / correction1, 1.0f / correction2, p.beta1, p.beta2, p.epsilon};
+SPLAT_HD AdamAge adam_age(const AdamRule& rule, int32_t steps) {
+  return {1.0f / (1.0f - powf(rule.beta1, float(steps))), 1.0f / (1.0f - powf(rule.beta2, float(steps)))};
 }
-SPLAT_HD void adam_update(const AdamStep& s, float grad, float& exp_avg, float& exp_avg_sq, float& param) {
-  exp_avg = s.beta1 * exp_avg + (1.0f - s.beta1) * grad;
-  exp_avg_sq = s.beta2 * exp_avg_sq + (1.0f - s.beta2) * grad * grad;
-  param -= s.rate * exp_avg / (sqrtf(exp_avg_sq * s.inverse2) + s.epsilon);
+SPLAT_HD void adam_update(const AdamRule& rule, const AdamAge& age, float rate, float grad, float& exp_avg,
+                          float& exp_avg_sq, float& param) {
+  exp_avg = rule.beta1 * exp_avg + (1.0f - rule.beta1) * grad;
+  exp_avg_sq = rule.beta2 * exp_avg_sq + (1.0f - rule.beta2) * grad * grad;
+  param -= rate * age.inverse1 * exp_avg / (sqrtf(exp_avg_sq * age.inverse2) + rule.epsilon);
 }
 
 }  // namespace splat

@@ -160,6 +160,9 @@ struct SsimParams {
   bool valid;  // average SSIM only where the window lies inside the picture
 };
 
+struct AdamRule {
+  float beta1, beta2, epsilon;
+};
 struct AdamParams {
   float* param;  // [rows, columns], as the next three
   const float* grad;
@@ -167,7 +170,25 @@ struct AdamParams {
   float* exp_avg_sq;
   const int32_t* steps;  // [rows] number of this step for the row, from 1
   int64_t rows, columns;
-  float learning_rate, beta1, beta2, epsilon;
+  AdamRule rule;
+  float learning_rate;
+};
+
+// What a Gaussian stores, in the order of the arrays below.
+enum Stored { kMeans, kQuats, kLogScales, kOpacityLogits, kSh0, kShN, kStored };
+
+// A training step of 3D Gaussians for one camera: gradients of project (raw) and sh, and Adam at once.
+struct StepParams {
+  ProjectParams<float> project;  // its means, quats, scales and opacities are those of param
+  ProjectGrads<float> splats;    // v_means2d, v_depths, v_conics and v_opacities2d alone are set
+  ShParams<float> sh;
+  const float* v_colors;                                           // [1, N, D]
+  float *param[kStored], *exp_avg[kStored], *exp_avg_sq[kStored];  // [N, ...], all values of a Gaussian together
+  int32_t* steps;      // [N] steps that the Gaussian has made; counted up here
+  const float* rates;  // [kStored] learning rates
+  const bool* skip;    // [1] nothing changes where true; or null
+  AdamRule rule;
+  bool visible_only;  // leave Gaussians that the camera does not see as they are, moments too
 };
 
 }  // namespace splat

@@ -180,27 +180,38 @@ SPLAT_HD void project_vjp(const ProjectParams<T>& p, const ProjectGrads<T>& g, c
   sums.v[15] = v_k.cy;
 }
 
-// What the cameras' gradients add up to, for one Gaussian.
+// What the cameras' gradients add up to, for one Gaussian given by quaternion and scales.
 template <class T>
-SPLAT_HD void write_gaussian(const ProjectParams<T>& p, const ProjectGrads<T>& g, const Shape<T>& shape, int64_t i,
-                    const Collected<T>& v) {
-  g.v_means[3 * i] = v.mean.x;
-  g.v_means[3 * i + 1] = v.mean.y;
-  g.v_means[3 * i + 2] = v.mean.z;
-  const T opacity = opacity_of(p, i);
-  g.v_opacities[i] = p.raw ? v.opacity * opacity * (T(1) - opacity) : v.opacity;
-  if (p.covars != nullptr) {
-    for (int k = 0; k < 9; ++k) g.v_covars[9 * i + k] = T(0.5) * (v.cov.m[k / 3][k % 3] + v.cov.m[k % 3][k / 3]);
-    return;
-  }
+struct GaussianGradient {
+  T mean[3], quat[4], scale[3], opacity;
+};
+template <class T>
+SPLAT_HD GaussianGradient<T> gaussian_gradient(const ProjectParams<T>& p, const Shape<T>& shape, int64_t i,
+                                               const Collected<T>& v) {
   Mat3<T> v_R;
   Vec3<T> v_scale;
   covariance_vjp(shape.R, shape.scale, v.cov, v_R, v_scale);
   const Quat<T> v_quat = shape.valid ? rotation_vjp(shape.quat, v_R) : Quat<T>{};
-  const T q[4] = {v_quat.w, v_quat.x, v_quat.y, v_quat.z}, s[3] = {v_scale.x, v_scale.y, v_scale.z};
-  const T inner[3] = {shape.scale.x, shape.scale.y, shape.scale.z};  // d exp(x) = exp(x) dx
-  for (int k = 0; k < 4; ++k) g.v_quats[4 * i + k] = q[k];
-  for (int k = 0; k < 3; ++k) g.v_scales[3 * i + k] = p.raw ? s[k] * inner[k] : s[k];
+  const T opacity = opacity_of(p, i);
+  const Vec3<T> inner = p.raw ? shape.scale : Vec3<T>{T(1), T(1), T(1)};  // d exp(x) = exp(x) dx
+  return {{v.mean.x, v.mean.y, v.mean.z},
+          {v_quat.w, v_quat.x, v_quat.y, v_quat.z},
+          {v_scale.x * inner.x, v_scale.y * inner.y, v_scale.z * inner.z},
+          p.raw ? v.opacity * opacity * (T(1) - opacity) : v.opacity};
+}
+
+template <class T>
+SPLAT_HD void write_gaussian(const ProjectParams<T>& p, const ProjectGrads<T>& g, const Shape<T>& shape, int64_t i,
+                             const Collected<T>& v) {
+  const GaussianGradient<T> r = gaussian_gradient(p, shape, i, v);
+  for (int k = 0; k < 3; ++k) g.v_means[3 * i + k] = r.mean[k];
+  g.v_opacities[i] = r.opacity;
+  if (p.covars != nullptr) {
+    for (int k = 0; k < 9; ++k) g.v_covars[9 * i + k] = T(0.5) * (v.cov.m[k / 3][k % 3] + v.cov.m[k % 3][k / 3]);
+    return;
+  }
+  for (int k = 0; k < 4; ++k) g.v_quats[4 * i + k] = r.quat[k];
+  for (int k = 0; k < 3; ++k) g.v_scales[3 * i + k] = r.scale[k];
 }
 
 template <class T>

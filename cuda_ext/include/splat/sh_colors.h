@@ -76,20 +76,20 @@ SPLAT_HD void clear_sh(const ShParams<T>& p, const ShGrads<T>& g, int64_t i) {
   for (int k = 0; k < 3; ++k) g.v_means[3 * i + k] = T(0);
 }
 
-// VJP of sh_color: adds to the Gaussian's gradients; camera: dL/d[R t], set. False where nothing depends on the camera: also
-// where all of v_colors is zero, as for the many splats that others hide, and for those whose coefficients are NaN.
-template <class T, int kDegree, int kFixed>
-SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const ShGrads<T>& g, int64_t c, int64_t i, T* camera) {
+// VJP of sh_color for camera c. add(k, d, v): takes dL/d(coefficient k of channel d), for the bands in use, after the
+// coefficient was read. v_mean and camera, dL/d(mean) and dL/d[R t], are set; false (and nothing is done) where they are
+// zero with all the rest: where the splat is culled or all of its v_colors are zero, as for the many splats that others
+// hide, and for those whose coefficients are not finite.
+template <class T, int kDegree, int kFixed, class Add>
+SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const T* v_colors, int64_t c, int64_t i, Vec3<T>& v_mean, T* camera,
+                           Add&& add) {
   const int degree = sh_degree<kDegree, kFixed>(p), basis = (degree + 1) * (degree + 1);
   const int D = sh_channels<kDegree, kFixed>(p);
   const int64_t at = c * p.count + i;
   if (p.radii[2 * at] <= 0) return false;
   bool used = false;
-  for (int d = 0; d < D; ++d) used |= g.v_colors[at * D + d] != T(0);
+  for (int d = 0; d < D; ++d) used |= v_colors[at * D + d] != T(0);
   if (!used) return false;
-  T* v_sh0 = g.v_sh0 + i * D;
-  T* v_shN = g.v_shN + i * p.stride;
-  T* v_mean = g.v_means + 3 * i;
   const View<T> view{p.viewmats + 16 * c};
   const Direction<T> dir = direction(p.means + 3 * i, view.centre());
   using V = Dual3<T>;
@@ -97,20 +97,33 @@ SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const ShGrads<T>& g, int64_t c,
   sh_basis<T>(degree, V(dir.unit.x, 0), V(dir.unit.y, 1), V(dir.unit.z, 2), b);
   T v_b[kMaxShBasis] = {};
   for (int d = 0; d < D; ++d) {
-    const T v = p.colors[at * D + d] > T(0) ? g.v_colors[at * D + d] : T(0);  // clamped at zero: no gradient
-    v_sh0[d] += b[0].v * v;
+    const T v = p.colors[at * D + d] > T(0) ? v_colors[at * D + d] : T(0);  // clamped at zero: no gradient
+    add(0, d, b[0].v * v);
     for (int k = 1; k < basis; ++k) {
-      v_shN[(k - 1) * D + d] += b[k].v * v;
       v_b[k] += p.shN[i * p.stride + (k - 1) * D + d] * v;
+      add(k, d, b[k].v * v);
     }
   }
-  if (degree == 0) return false;
   T v_unit[3] = {T(0), T(0), T(0)};
   for (int k = 1; k < basis; ++k)
     for (int a = 0; a < 3; ++a) v_unit[a] += v_b[k] * b[k].d[a];
-  const Vec3<T> v = normalize_vjp(dir.unit, dir.inverse_length, Vec3<T>{v_unit[0], v_unit[1], v_unit[2]});
-  v_mean[0] += v.x, v_mean[1] += v.y, v_mean[2] += v.z;
-  view.centre_vjp({-v.x, -v.y, -v.z}, camera);
+  v_mean = normalize_vjp(dir.unit, dir.inverse_length, Vec3<T>{v_unit[0], v_unit[1], v_unit[2]});
+  view.centre_vjp({-v_mean.x, -v_mean.y, -v_mean.z}, camera);
+  return true;
+}
+
+// The same, added to the gradients in memory. False where nothing depends on the camera.
+template <class T, int kDegree, int kFixed>
+SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const ShGrads<T>& g, int64_t c, int64_t i, T* camera) {
+  const int D = sh_channels<kDegree, kFixed>(p);
+  T* v_sh0 = g.v_sh0 + i * D;
+  T* v_shN = g.v_shN + i * p.stride;
+  Vec3<T> v;
+  const bool used = sh_color_vjp<T, kDegree, kFixed>(p, g.v_colors, c, i, v, camera, [=](int k, int d, T value) {
+    (k == 0 ? v_sh0[d] : v_shN[(k - 1) * D + d]) += value;
+  });
+  if (!used) return false;
+  g.v_means[3 * i] += v.x, g.v_means[3 * i + 1] += v.y, g.v_means[3 * i + 2] += v.z;
   return true;
 }
 
