@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from splat.cameras import Cameras as Cameras
     from splat.compat.rasterization import rasterization as rasterization
+    from splat.core.binning import ListRoom as ListRoom
     from splat.core.ops import get_num_threads as get_num_threads
     from splat.core.ops import set_num_threads as set_num_threads
     from splat.core.project import ProjectOptions as ProjectOptions
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from splat.image.fitter import FitProgress as FitProgress
     from splat.image.model import ImageGaussians as ImageGaussians
     from splat.loss import photometric_loss as photometric_loss
+    from splat.optim import GaussianAdam as GaussianAdam
+    from splat.optim import LearningRates as LearningRates
     from splat.rendering import Rendered as Rendered
     from splat.rendering import RenderOptions as RenderOptions
     from splat.rendering import render as render
@@ -27,6 +30,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Cameras": "cameras",
+    "ListRoom": "core.binning",
     "get_num_threads": "core.ops",
     "set_num_threads": "core.ops",
     "ProjectOptions": "core.project",
@@ -39,6 +43,8 @@ _HOME = {
     "FitProgress": "image.fitter",
     "ImageGaussians": "image.model",
     "photometric_loss": "loss",
+    "GaussianAdam": "optim",
+    "LearningRates": "optim",
     "rasterization": "compat.rasterization",
     "Rendered": "rendering",
     "RenderOptions": "rendering",

@@ -91,14 +91,22 @@ def render(
     """
     check_type("gaussians", gaussians, Gaussians)
     check_type("cameras", cameras, Cameras)
-    backgrounds = None if background is None else _backgrounds(background, gaussians, len(cameras))
+    if background is not None:
+        _backgrounds(background, gaussians, len(cameras))  # what does not fit is said before anything is computed
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     check_int("sh_degree", degree, 0, gaussians.sh_degree)
     if backend == "gsplat":
         from splat.compat.gsplat_backend import render_with_gsplat  # here, as it builds on this module
 
         return render_with_gsplat(gaussians, cameras, background=background, sh_degree=degree, options=options, ids=ids)
-    given = gaussians
+    splats, colors = front_end(gaussians, cameras, degree, options, backend)
+    return draw(gaussians, cameras, splats, colors, background=background, options=options, ids=ids, backend=backend)
+
+
+def front_end(
+    gaussians: Gaussians, cameras: Cameras, degree: int, options: RenderOptions, backend: Backend | None
+) -> tuple[Splats2D, Tensor]:
+    """The first half of `render`: splats and their colours [C, N, 3]."""
     # The kernels leave broken Gaussians out and give them no gradient; torch's own formulae would make it 0 * NaN.
     if choose_backend(gaussians.means, backend, float64=True) == "reference":
         gaussians = gaussians.with_invalid_hidden()
@@ -115,9 +123,23 @@ def render(
         raw=True,
         backend=backend,
     )
-    colors = sh_colors(
-        gaussians.means, cameras.viewmats, gaussians.sh0, gaussians.shN, splats.radii, degree, backend=backend
-    )
+    harmonics = (gaussians.sh0, gaussians.shN, splats.radii, degree)
+    return splats, sh_colors(gaussians.means, cameras.viewmats, *harmonics, backend=backend)
+
+
+def draw(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    splats: Splats2D,
+    colors: Tensor,
+    *,
+    background: Tensor | None,
+    options: RenderOptions,
+    ids: Tensor | None = None,
+    backend: Backend | None = None,
+) -> Rendered:
+    """The second half of `render`, from what `front_end` made of the Gaussians."""
+    backgrounds = None if background is None else _backgrounds(background, gaussians, len(cameras))
     how = options.rasterize
     tiles = bin_splats(
         splats,
@@ -136,7 +158,7 @@ def render(
     alpha = alphas[..., None]
     depth = image[..., 3:] / alpha.clamp_min(1e-10)
     sums: Literal["records", "atomics"] = "atomics" if sums_by_splat(tiles, features.shape[2], how) else "records"
-    return Rendered(image[..., :3], alpha, depth, RenderInfo(given, splats, tiles, sums))
+    return Rendered(image[..., :3], alpha, depth, RenderInfo(gaussians, splats, tiles, sums))
 
 
 def _backgrounds(background: Tensor, gaussians: Gaussians, cameras: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from splat import Cameras, Gaussians, photometric_loss, rasterization, rasterize_image, render
 from splat.cli import main
 from splat.core import devices, ops
+from splat.core.adam import adam_step
 from splat.core.binning import TileLists, bin_splats
 from splat.core.devices import cuda_problem
 from splat.core.ops import choose_backend
@@ -24,7 +25,6 @@ from splat.core.rasterize import rasterize
 from splat.core.rasterize_l2 import rasterize_l2, to_tiles
 from splat.core.sh import sh_colors
 from splat.image.model import ImageGaussians
-from splat.image.optimizer import adam_step
 from splat.metrics import psnr, ssim
 from tests.scenes import scene3d, splats2d
 

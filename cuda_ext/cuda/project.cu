@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(256) project_vjps(ProjectParams<float> p, Proj
   }
   if (!mine) return;
   if (seen)
-    write_gaussian(p, g, shape, i, v);
+    write_gaussian(p, g, Shape<float>(p, i), i, v);  // made again: across the loop it would cost registers
   else
     clear_gaussian(g, i);
 }

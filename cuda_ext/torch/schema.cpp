@@ -79,6 +79,17 @@ STABLE_TORCH_LIBRARY(splat, m) {
       "adam(Tensor(a!) param, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor steps, "
       "float learning_rate, float beta1, float beta2, float epsilon) -> ()");
 
+  // A training step of stored 3D Gaussians for one camera: the backward passes of project (raw) and sh, and Adam. param,
+  // exp_avg, exp_avg_sq: means [N,3], quats [N,4], log_scales [N,3], opacity_logits [N], sh0 [N,1,D], shN [N,K-1,D];
+  // steps int32 [N] are counted up; rates [6]; radii and colors as project and sh gave them, with the gradients of what
+  // they gave; nothing changes where skip bool [] is true.
+  m.def(
+      "step(Tensor(a!)[] param, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor rates, "
+      "Tensor viewmats, Tensor Ks, int width, int height, float eps2d, float near_plane, float far_plane, "
+      "float radius_clip, int camera_model, bool antialiased, int degree, Tensor radii, Tensor colors, "
+      "Tensor v_means2d, Tensor v_depths, Tensor v_conics, Tensor v_opacities2d, Tensor v_colors, float beta1, "
+      "float beta2, float epsilon, bool visible_only, Tensor? skip) -> ()");
+
   m.def("set_num_threads(int n) -> ()");
   m.def("get_num_threads() -> int");
   m.def("cpu_isa() -> str");

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splat.core import ops
-from splat.core.checks import check_device
+from splat.core.adam import AdamRule, adam_step
 
-BETAS = (0.9, 0.99)
-EPSILON = 1e-15
+RULE = AdamRule(beta2=0.99)
 
 
 @dataclass(frozen=True)
@@ -23,24 +21,6 @@ class LearningRates:
     log_scales: float = 0.04
     angles: float = 0.04
     colors: float = 0.01
-
-
-def adam_step(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor, learning_rate: float
-) -> None:
-    """One Adam step in place; steps int32 [rows] counts from 1 for each row (its own bias correction)."""
-    state = {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps}
-    for name, value in state.items():
-        check_device(name, value, "param", param)
-    if ops.available and param.dtype == torch.float32 and param.device.type == "cpu":
-        torch.ops.splat.adam(param, grad, exp_avg, exp_avg_sq, steps, learning_rate, *BETAS, EPSILON)
-        return
-    beta1, beta2 = BETAS
-    exp_avg.lerp_(grad, 1 - beta1)
-    exp_avg_sq.lerp_(grad * grad, 1 - beta2)
-    t = steps.to(param.dtype).view(-1, *[1] * (param.dim() - 1))
-    mean, square = exp_avg / (1 - beta1**t), exp_avg_sq / (1 - beta2**t)
-    param.sub_(learning_rate * mean / (square.sqrt() + EPSILON))
 
 
 class ShapeOptimizer:
@@ -66,7 +46,7 @@ class ShapeOptimizer:
             rate = getattr(self.rates, name) * factor
             if name == "means":
                 rate *= self.typical_scale
-            adam_step(param, grads[name], self.exp_avg[name], self.exp_avg_sq[name], self.steps, rate)
+            adam_step(param, grads[name], self.exp_avg[name], self.exp_avg_sq[name], self.steps, rate, RULE)
 
     def set_colors(self, colors: Tensor) -> None:
         """Takes solved colours; the moments stay."""

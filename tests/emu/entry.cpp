@@ -94,6 +94,27 @@ void emu_sh(void* const* t, const int64_t* n, int backward, float* partial) {
     cuda::sh(p, nullptr);
 }
 
+// tensors: param, exp_avg and exp_avg_sq (six each), steps, rates, viewmat, K, radii, colors, then the gradients of
+// means2d, depths, conics, opacities and colours, skip; numbers as for emu_project, then D, values per row of shN, degree,
+// visible_only; reals: the projection's four, beta1, beta2, epsilon.
+void emu_step(void* const* t, const int64_t* n, const float* reals) {
+  const auto f = [&](int i) { return static_cast<float*>(t[i]); };
+  void* const projected[] = {t[0], t[1], t[2],    nullptr, t[3],    t[20],
+                             t[21], nullptr, nullptr, nullptr, nullptr, t[22]};
+  StepParams p{};
+  p.project = project_params(projected, n, reals);
+  for (int k = 0; k < kStored; ++k) p.param[k] = f(k), p.exp_avg[k] = f(6 + k), p.exp_avg_sq[k] = f(12 + k);
+  p.steps = static_cast<int32_t*>(t[18]);
+  p.rates = f(19);
+  p.splats.v_means2d = f(24), p.splats.v_depths = f(25), p.splats.v_conics = f(26), p.splats.v_opacities2d = f(27);
+  p.v_colors = f(28);
+  p.sh = {f(0), f(20), f(4), f(5), static_cast<int32_t*>(t[22]), n[0], n[8], 1, int32_t(n[7]), int32_t(n[9]), f(23)};
+  p.skip = static_cast<bool*>(t[29]);
+  p.rule = {reals[4], reals[5], reals[6]};
+  p.visible_only = n[10] != 0;
+  cuda::step(p, nullptr);
+}
+
 // tensors: means2d, conics, opacities, radii, depths, ids, colors, splat_offsets, totals, tile_offsets, entries, masks,
 // slots; numbers: S, C, D, width, height, room for entries and for visible splats. Without lists it makes the totals alone.
 int64_t emu_bin(void* const* t, const int64_t* n, float cutoff) {
