@@ -21,7 +21,7 @@ def run(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
         "--out",
         str(out),
     ]
-    return subprocess.run(script, cwd=root, capture_output=True, text=True, timeout=250)
+    return subprocess.run([*script, "--out", str(out)], cwd=root, capture_output=True, text=True, timeout=250)
 
 
 def test_every_check_runs(tmp_path: Path) -> None:
