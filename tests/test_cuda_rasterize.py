@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -110,6 +112,35 @@ def test_least_squares_is_the_cpus(emulator: Emulator, channels: int) -> None:
 def test_more_than_a_thousand_splats_in_one_tile(emulator: Emulator) -> None:
     check(emulator, (16, 16), 1100, 3, RasterizeOptions(blend="sum"))
     check(emulator, (16, 16), 1100, 3, RasterizeOptions(blend="alpha"))
+
+
+@pytest.mark.parametrize("blend", ["alpha", "sum"])
+@pytest.mark.parametrize("channels", [3, 18])
+@pytest.mark.parametrize(("longest", "by_length"), [(0, True), (7, False), (40, True), (1000, True)])
+def test_long_lists_in_parts_and_the_longest_first(blend: Blend, channels: int, longest: int, by_length: bool) -> None:
+    """A part's transmittance is a product, taken in another order: pixels stop within rounding of where they did."""
+    for reverse in (False, True):
+        emulator = Emulator(build(), reverse, longest, by_length)
+        check(emulator, (40, 21), 150, channels, RasterizeOptions(blend=blend))
+
+
+def test_parts_behind_an_opaque_one_are_not_seen() -> None:
+    splats, colors, _, backgrounds = scene((33, 20), 200, 3, spread=20.0)
+    splats = replace(splats, opacities=0.9 + 0.1 * splats.opacities)
+    tiles = bin_splats(splats, width=33, height=20)
+    assert (tiles.offsets.diff() > 60).any()
+    options = RasterizeOptions()
+    plain, parts = Emulator(build()), Emulator(build(), longest=5)
+    wanted, got = (e.forward(splats, colors, tiles, backgrounds, options) for e in (plain, parts))
+    assert (wanted.last < 40).float().mean() > 0.9 and wanted.norm.median() < 1e-3  # most parts are hidden
+    torch.testing.assert_close(got.image, wanted.image, rtol=1e-5, atol=1e-5)
+    assert torch.equal(got.last, wanted.last)
+    v = torch.randn(got.image.shape, generator=torch.Generator().manual_seed(0))
+    grads = [
+        e.backward(splats, colors, tiles, backgrounds, options, f, v, None) for e, f in ((plain, wanted), (parts, got))
+    ]
+    for a, b in zip(*grads, strict=True):
+        assert (a - b).norm() <= 2e-5 * a.norm()
 
 
 @pytest.mark.parametrize("count", [0, 5])

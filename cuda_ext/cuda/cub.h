@@ -1,4 +1,4 @@
-// CUB's device-wide sort and scan, or a stand-in on the host.
+// CUB's device-wide sort and scan, for binning.cu and work.cu alone, or a stand-in on the host.
 #pragma once
 #if defined(__CUDACC__)
 #include <cub/device/device_radix_sort.cuh>

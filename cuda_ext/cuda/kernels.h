@@ -2,6 +2,7 @@
 #pragma once
 #include "splat/params.h"
 #include "stream.h"
+#include "work.h"
 
 namespace splat::cuda {
 
@@ -45,7 +46,8 @@ SPLAT_CUDA_API void blend_splats(const SplatArrays& splats, float cutoff, Splat2
 
 // Largest K of topk.
 constexpr int kMaxTop = 64;
-SPLAT_CUDA_API void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream);
+SPLAT_CUDA_API void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, const Work& work,
+                                      cudaStream_t stream);
 
 // Scratch of the backward pass: a record (splat/records.h) for each entry, at its slot, which are summed in order; or one
 // for each splat, to which its entries are added as they come: less memory, and other last bits on every run.
@@ -54,7 +56,10 @@ struct GradientSums {
   bool by_splat;
 };
 SPLAT_CUDA_API void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats,
-                                       const GradientSums& sums, cudaStream_t stream);
+                                       const GradientSums& sums, const Work& work, cudaStream_t stream);
+
+// alpha: the partial pictures of the tiles that are split, once more for the backward pass; no other tile is drawn.
+void part_pictures(const RasterizeParams& p, const Splat2D* splats, const Work& work, cudaStream_t stream);
 
 // Blend sum against a target: residual and squared errors. image: [C, H, W, D]; v_image: [C, H, W, D], image - target.
 SPLAT_CUDA_API void image_residual(const RasterizeParams& p, const L2Params& l2, float* v_image, cudaStream_t stream);

@@ -52,6 +52,17 @@ struct PixelGrad {
     }
     behind = finish_vjp<kBlend>(finish, v_alpha, v_background, v_image);
   }
+  // At the end of a part, from the end of the tile: what the later parts drew lies behind it.
+  __device__ __forceinline__ void enter(const RasterizeParams& p, const RasterizeGrads& g, const Place& s,
+                                        const Work& work, const Part& part) {
+    if (kBlend != Blend::kAlpha || part.parts == 1 || !s.inside) return;
+    const PartPictures pictures(work, part, p.channels);
+    const int used = pictures.used(part.parts);
+    if (part.part >= used) return;  // none of its entries was drawn
+    T = fabsf(pictures.value(part.part));
+    for (int j = part.part + 1; g.v_image && j < used; ++j)
+      for (int d = 0; d < p.channels; ++d) behind += g.v_image[s.pixel * p.channels + d] * pictures.color(j, d);
+  }
   // raw where the forward pass drew the entry, else 0.
   __device__ __forceinline__ float drawn(float raw, int32_t entry) const {
     if (kBlend == Blend::kTopK) return raw > kth || (raw == kth && entry <= last) ? raw : 0.0f;
@@ -60,27 +71,29 @@ struct PixelGrad {
 };
 
 // kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0. The moments are made by the first chunk alone.
-// The bound on blocks keeps the compiler from spilling a few values to fit one more of them.
 template <Blend kBlend, int kFixed, bool kAbs>
-__global__ void __launch_bounds__(256, kFixed ? 5 : 4) tile_vjp(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
-                                                GradientSums out) {
+__global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4) tile_vjp(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
+                                                GradientSums out, Work work) {
   constexpr int kColors = kFixed ? kFixed : kChunk, kSize = kPassSize<kFixed, kAbs>;
   __shared__ Batch<kBatch> batch;
   __shared__ float sums[kWarps][kBatch][kSize];
-  const Place s = place_of(p);
+  const Part part = part_of(work);
+  if (part.tile < 0) return;
+  const Place s = place_of(p, part, work.longest);
   const int first_channel = kFixed ? 0 : int(blockIdx.y) * kChunk;
   const int channels = kFixed ? kFixed : (p.channels - first_channel < kChunk ? p.channels - first_channel : kChunk);
   const int size = record_size(p.channels, kAbs);
   const float log2_cutoff = log2_fast(p.cutoff);
   PixelGrad<kBlend> pixel(p, g, s);
+  pixel.enter(p, g, s, work, part);
   const float* v_pixel = g.v_image && s.inside ? g.v_image + s.pixel * p.channels : nullptr;
   float v_color[kColors] = {};
   for (int d = 0; d < kColors; ++d)
     if (v_pixel && d < channels) v_color[d] = v_pixel[first_channel + d];
 
-  for (int64_t end = s.end; end > s.begin;) {  // batches from the last to the first, as alpha_step_vjp goes
-    const int64_t first = s.begin + (end - 1 - s.begin) / kBatch * kBatch;
-    const int count = int(end - first);
+  for (int32_t end = s.end; end > s.begin;) {  // batches from the last to the first, as alpha_step_vjp goes
+    const int32_t first = s.begin + (end - 1 - s.begin) / kBatch * kBatch;
+    const int count = end - first;
     end = first;
     batch.load(p, splats, s, first, count);
     for (int k = int(threadIdx.x); k < kWarps * kBatch * kSize; k += kThreads) (&sums[0][0][0])[k] = 0.0f;
@@ -90,7 +103,7 @@ __global__ void __launch_bounds__(256, kFixed ? 5 : 4) tile_vjp(RasterizeParams 
       hits ^= 1u << k;
       const LocalSplat& splat = batch.splat[k];
       const float* c = p.colors + int64_t(batch.index[k]) * p.channels;
-      const float raw = pixel.drawn(splat_weight(splat, s, log2_cutoff), int32_t(first - s.begin) + k);
+      const float raw = pixel.drawn(splat_weight(splat, s, log2_cutoff), first - s.list + k);
       if (!__any_sync(kAllLanes, raw != 0.0f)) continue;
       float vc = kBlend == Blend::kAlpha ? 0.0f : pixel.behind;
       if (kFixed) {
@@ -154,14 +167,14 @@ __global__ void __launch_bounds__(256) sum_records(RasterizeParams p, RasterizeG
 
 template <Blend kBlend, bool kAbs>
 void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, const GradientSums& sums,
-            cudaStream_t stream) {
-  const unsigned tiles = unsigned(p.cameras * p.grid.tiles());
+            const Work& work, cudaStream_t stream) {
+  if (work.split() && kBlend == Blend::kAlpha) part_pictures(p, splats, work, stream);
   const auto go = [&](auto kernel, unsigned chunks) {
-    SPLAT_LAUNCH(kernel, dim3(tiles, chunks), dim3(kThreads), stream, p, g, splats, sums);
+    SPLAT_LAUNCH(kernel, dim3(unsigned(work.count), chunks), dim3(kThreads), stream, p, g, splats, sums, work);
   };
   if (sums.by_splat)
     cudaMemsetAsync(sums.values, 0, sizeof(float) * size_t(p.splats.count) * record_size(p.channels, kAbs), stream);
-  if (tiles > 0 && p.lists.count > 0) {
+  if (work.count > 0 && p.lists.count > 0) {
     switch (p.channels) {
       case 1: go(tile_vjp<kBlend, 1, kAbs>, 1); break;
       case 3: go(tile_vjp<kBlend, 3, kAbs>, 1); break;
@@ -176,19 +189,19 @@ void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* sp
 
 template <Blend kBlend>
 void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats, const GradientSums& sums,
-            cudaStream_t stream) {
-  g.v_means2d_abs ? launch<kBlend, true>(p, g, splats, sums, stream)
-                  : launch<kBlend, false>(p, g, splats, sums, stream);
+            const Work& work, cudaStream_t stream) {
+  g.v_means2d_abs ? launch<kBlend, true>(p, g, splats, sums, work, stream)
+                  : launch<kBlend, false>(p, g, splats, sums, work, stream);
 }
 
 }  // namespace
 
 void rasterize_backward(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* splats,
-                        const GradientSums& sums, cudaStream_t stream) {
+                        const GradientSums& sums, const Work& work, cudaStream_t stream) {
   switch (p.blend) {
-    case Blend::kAlpha: return launch<Blend::kAlpha>(p, g, splats, sums, stream);
-    case Blend::kSum: return launch<Blend::kSum>(p, g, splats, sums, stream);
-    case Blend::kTopK: return launch<Blend::kTopK>(p, g, splats, sums, stream);
+    case Blend::kAlpha: return launch<Blend::kAlpha>(p, g, splats, sums, work, stream);
+    case Blend::kSum: return launch<Blend::kSum>(p, g, splats, sums, work, stream);
+    case Blend::kTopK: return launch<Blend::kTopK>(p, g, splats, sums, work, stream);
   }
 }
 

@@ -14,6 +14,28 @@ __global__ void __launch_bounds__(256) make_splats(SplatArrays a, float cutoff, 
                         a.conics[3 * i + 2], a.opacities[i], log2_fast(cutoff));
 }
 
+// Calls body(k, weight, entry) for the entries that have a weight at the thread's pixel until that is done: k in the
+// batch, entry counted from the tile's first. Every thread of the block calls it.
+template <class Body>
+__device__ __forceinline__ void walk(const RasterizeParams& p, const Splat2D* splats, const Place& s,
+                                     Batch<kBatch>& batch, bool& done, Body&& body) {
+  const float log2_cutoff = log2_fast(p.cutoff);
+  for (int32_t first = s.begin; first < s.end; first += kBatch) {
+    if (__syncthreads_and(done)) break;  // also: nobody reads the batch any more
+    const int count = s.end - first < kBatch ? s.end - first : kBatch;
+    batch.load(p, splats, s, first, count);
+    __syncthreads();
+    for (int from = 0; from < count; from += kWarp) {
+      for (unsigned hits = batch.hits(s, from, count); hits != 0; hits &= hits - 1) {
+        const int k = from + __ffs(int(hits)) - 1;
+        const float raw = splat_weight(batch.splat[k], s, log2_cutoff);
+        if (!done && raw != 0.0f) body(k, raw, first - s.list + k);
+      }
+      if (__all_sync(kAllLanes, done)) break;
+    }
+  }
+}
+
 // What a pixel carries from entry to entry.
 template <Blend kBlend>
 struct Pixel {
@@ -30,52 +52,102 @@ struct Pixel {
     return raw;
   }
   __device__ __forceinline__ bool open() const { return kBlend != Blend::kAlpha || value > 0.0f; }
+  // What the parts before this one let through.
+  __device__ __forceinline__ void enter(const Work& work, const Part& part) {
+    if constexpr (kBlend == Blend::kAlpha) {
+      const float* through = work.through + int64_t(part.slot - part.part) * kThreads + threadIdx.x;
+      for (int j = 0; j < part.part; ++j) value *= through[j * kThreads];
+      if (value <= kTransmittanceMin) value = -value;  // stopped in one of them
+    }
+  }
 };
 
-// kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0.
+// sum: of the weighted colours of channel d.
+__device__ __forceinline__ void write_color(const RasterizeParams& p, const Place& s, const PixelFinish& finish, int d,
+                                            float sum) {
+  const float behind = p.backgrounds ? finish.behind * p.backgrounds[int64_t(s.camera) * p.channels + d] : 0.0f;
+  p.image[s.pixel * p.channels + d] = sum * finish.scale + behind;
+}
+template <Blend kBlend>
+__device__ __forceinline__ void write_alpha(const RasterizeParams& p, const Place& s, const PixelFinish& finish,
+                                            int32_t last) {
+  p.alphas[s.pixel] = finish.alpha;
+  if (kBlend != Blend::kAlpha) return;
+  p.norm[s.pixel] = finish.behind;
+  p.last[s.pixel] = last;
+}
+
+// kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0. alone: parts of split tiles only.
 template <Blend kBlend, int kFixed>
-__global__ void __launch_bounds__(256) blend_tiles(RasterizeParams p, const Splat2D* splats) {
+__global__ void __launch_bounds__(256, kFixed ? 6 : 4) blend_tiles(RasterizeParams p, const Splat2D* splats, Work work, bool alone) {
   constexpr int kChannels = kFixed ? kFixed : kChunk;
   __shared__ Batch<kBatch> batch;
-  const Place s = place_of(p);
+  const Part part = part_of(work);
+  if (part.tile < 0 || (alone && part.parts == 1)) return;
+  const Place s = place_of(p, part, work.longest);
   const int first_channel = kFixed ? 0 : int(blockIdx.y) * kChunk;
   const int channels = kFixed ? kFixed : (p.channels - first_channel < kChunk ? p.channels - first_channel : kChunk);
-  const float log2_cutoff = log2_fast(p.cutoff);
   Pixel<kBlend> pixel;
+  pixel.enter(work, part);
   float color[kChannels] = {};
-  bool done = !s.inside;
-  for (int64_t first = s.begin; first < s.end; first += kBatch) {
-    if (__syncthreads_and(done)) break;  // also: nobody reads the batch any more
-    const int count = int(s.end - first < kBatch ? s.end - first : kBatch);
-    batch.load(p, splats, s, first, count);
-    __syncthreads();
-    for (int from = 0; from < count; from += kWarp) {
-      for (unsigned hits = batch.hits(s, from, count); hits != 0; hits &= hits - 1) {
-        const int k = from + __ffs(int(hits)) - 1;
-        const float raw = splat_weight(batch.splat[k], s, log2_cutoff);
-        if (done || raw == 0.0f) continue;
-        const float weight = pixel.step(raw, int32_t(first - s.begin) + k);
-        const float* c = p.colors + int64_t(batch.index[k]) * p.channels + first_channel;
-        for (int d = 0; d < kChannels; ++d)
-          if (kFixed || d < channels) color[d] += weight * c[d];
-        done = !pixel.open();
-      }
-      if (__all_sync(kAllLanes, done)) break;
-    }
+  bool done = !s.inside || !pixel.open();
+  walk(p, splats, s, batch, done, [&](int k, float raw, int32_t entry) {
+    const float weight = pixel.step(raw, entry);
+    const float* c = p.colors + int64_t(batch.index[k]) * p.channels + first_channel;
+    for (int d = 0; d < kChannels; ++d)
+      if (kFixed || d < channels) color[d] += weight * c[d];
+    done = !pixel.open();
+  });
+  if (part.parts > 1) {
+    float* to = work.pictures + part.slot * picture_size(p.channels) + threadIdx.x;
+    for (int d = 0; d < kChannels; ++d)
+      if (kFixed || d < channels) to[(first_channel + d) * kThreads] = color[d];
+    if (first_channel != 0) return;
+    to[p.channels * kThreads] = pixel.value;
+    to[(p.channels + 1) * kThreads] = __int_as_float(pixel.last);
+    return;
   }
   if (!s.inside) return;
   const PixelFinish finish = finish_pixel<kBlend>(pixel.value);
-  const float* background = p.backgrounds ? p.backgrounds + int64_t(s.camera) * p.channels + first_channel : nullptr;
-  float* to = p.image + s.pixel * p.channels + first_channel;
   for (int d = 0; d < kChannels; ++d)
-    if (kFixed || d < channels)
-      to[d] = color[d] * finish.scale + (background ? finish.behind * background[d] : 0.0f);
-  if (first_channel != 0) return;
-  p.alphas[s.pixel] = finish.alpha;
-  if (kBlend == Blend::kAlpha) {
-    p.norm[s.pixel] = finish.behind;
-    p.last[s.pixel] = pixel.last;
+    if (kFixed || d < channels) write_color(p, s, finish, first_channel + d, color[d]);
+  if (first_channel == 0) write_alpha<kBlend>(p, s, finish, pixel.last);
+}
+
+// What each part of a split tile but the last lets through, were it alone.
+__global__ void __launch_bounds__(256) parts_through(RasterizeParams p, const Splat2D* splats, Work work) {
+  __shared__ Batch<kBatch> batch;
+  const Part part = part_of(work);
+  if (part.tile < 0 || part.part + 1 >= part.parts) return;
+  const Place s = place_of(p, part, work.longest);
+  float T = 1.0f;
+  bool done = !s.inside;
+  walk(p, splats, s, batch, done, [&](int, float raw, int32_t) { T -= alpha_weight(raw, T); });
+  work.through[int64_t(part.slot) * kThreads + threadIdx.x] = T;
+}
+
+// A split tile's picture from those of its parts, by the block of the first.
+template <Blend kBlend>
+__global__ void __launch_bounds__(256) join_parts(RasterizeParams p, Work work) {
+  const Part part = part_of(work);
+  if (part.tile < 0 || part.part != 0 || part.parts == 1) return;
+  const Place s = place_of(p, part, work.longest);
+  if (!s.inside) return;
+  const PartPictures pictures(work, part, p.channels);
+  const int used = kBlend == Blend::kAlpha ? pictures.used(part.parts) : part.parts;
+  float value = kBlend == Blend::kAlpha ? pictures.value(used - 1) : 0.0f;
+  int32_t last = -1;
+  for (int j = 0; j < used; ++j) {
+    if (kBlend != Blend::kAlpha) value += pictures.value(j);
+    last = pictures.last(j) > last ? pictures.last(j) : last;
   }
+  const PixelFinish finish = finish_pixel<kBlend>(value);
+  for (int d = 0; d < p.channels; ++d) {
+    float sum = 0.0f;
+    for (int j = 0; j < used; ++j) sum += pictures.color(j, d);
+    write_color(p, s, finish, d, sum);
+  }
+  write_alpha<kBlend>(p, s, finish, last);
 }
 
 // The kTop largest weights of a pixel and their entries, largest first; of equal weights the earlier entry. Branch-free and
@@ -111,22 +183,13 @@ struct Largest {
 
 // kTop: K or a little more.
 template <int kTop>
-__global__ void __launch_bounds__(256, kTop == 16 ? 2 : 3) top_tiles(RasterizeParams p, const Splat2D* splats) {
+__global__ void __launch_bounds__(256, kTop == 10 || kTop == 16 ? 2 : 4) top_tiles(RasterizeParams p, const Splat2D* splats, Work work) {
   __shared__ Batch<kBatch> batch;
-  const Place s = place_of(p);
-  const float log2_cutoff = log2_fast(p.cutoff);
+  const Part part = part_of(work);
+  const Place s = place_of(p, part, work.longest);
   Largest<kTop> largest;
-  for (int64_t first = s.begin; first < s.end; first += kBatch) {
-    __syncthreads();  // nobody reads the batch any more
-    const int count = int(s.end - first < kBatch ? s.end - first : kBatch);
-    batch.load(p, splats, s, first, count);
-    __syncthreads();
-    for (int from = 0; from < count; from += kWarp)
-      for (unsigned hits = batch.hits(s, from, count); hits != 0; hits &= hits - 1) {
-        const int k = from + __ffs(int(hits)) - 1;
-        largest.add(splat_weight(batch.splat[k], s, log2_cutoff), int32_t(first - s.begin) + k);
-      }
-  }
+  bool done = !s.inside;
+  walk(p, splats, s, batch, done, [&](int, float raw, int32_t entry) { largest.add(raw, entry); });
   if (!s.inside) return;
   float total = 0.0f, kth = 0.0f;
   int32_t last = INT32_MAX;
@@ -135,14 +198,12 @@ __global__ void __launch_bounds__(256, kTop == 16 ? 2 : 3) top_tiles(RasterizePa
     if (k == p.topk - 1) kth = weight, last = entry;
   });
   const PixelFinish finish = finish_pixel<Blend::kTopK>(total);
-  const float* background = p.backgrounds ? p.backgrounds + int64_t(s.camera) * p.channels : nullptr;
-  float* to = p.image + s.pixel * p.channels;
   for (int d = 0; d < p.channels; ++d) {
     float sum = 0.0f;
     largest.each(p.topk, [&](int, float weight, int32_t entry) {
-      if (weight > 0.0f) sum += weight * p.colors[int64_t(p.lists.entries[s.begin + entry]) * p.channels + d];
+      if (weight > 0.0f) sum += weight * p.colors[int64_t(p.lists.entries[s.list + entry]) * p.channels + d];
     });
-    to[d] = sum * finish.scale + (background ? finish.behind * background[d] : 0.0f);
+    write_color(p, s, finish, d, sum);
   }
   const int64_t plane = int64_t(p.grid.width) * p.grid.height, norm = s.pixel + s.camera * plane;  // [C, 2, H, W]
   p.alphas[s.pixel] = finish.alpha;
@@ -152,10 +213,11 @@ __global__ void __launch_bounds__(256, kTop == 16 ? 2 : 3) top_tiles(RasterizePa
 }
 
 template <Blend kBlend>
-void launch(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream) {
-  const unsigned tiles = unsigned(p.cameras * p.grid.tiles());
+void launch(const RasterizeParams& p, const Splat2D* splats, const Work& work, bool alone, cudaStream_t stream) {
+  if (work.split() && kBlend == Blend::kAlpha)
+    SPLAT_LAUNCH(parts_through, dim3(unsigned(work.count)), dim3(kThreads), stream, p, splats, work);
   const auto go = [&](auto kernel, unsigned chunks) {
-    SPLAT_LAUNCH(kernel, dim3(tiles, chunks), dim3(kThreads), stream, p, splats);
+    SPLAT_LAUNCH(kernel, dim3(unsigned(work.count), chunks), dim3(kThreads), stream, p, splats, work, alone);
   };
   switch (p.channels) {
     case 1: return go(blend_tiles<kBlend, 1>, 1);
@@ -165,9 +227,17 @@ void launch(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream
   }
 }
 
-void launch_top(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream) {
-  const unsigned tiles = unsigned(p.cameras * p.grid.tiles());
-  const auto go = [&](auto kernel) { SPLAT_LAUNCH(kernel, dim3(tiles), dim3(kThreads), stream, p, splats); };
+template <Blend kBlend>
+void draw(const RasterizeParams& p, const Splat2D* splats, const Work& work, cudaStream_t stream) {
+  launch<kBlend>(p, splats, work, false, stream);
+  if (work.split())
+    SPLAT_LAUNCH(join_parts<kBlend>, dim3(unsigned(work.count)), dim3(kThreads), stream, p, work);
+}
+
+void draw_top(const RasterizeParams& p, const Splat2D* splats, const Work& work, cudaStream_t stream) {
+  const auto go = [&](auto kernel) {
+    SPLAT_LAUNCH(kernel, dim3(unsigned(work.count)), dim3(kThreads), stream, p, splats, work);
+  };
   if (p.topk <= 4) return go(top_tiles<4>);
   if (p.topk <= 10) return go(top_tiles<10>);  // Image-GS
   if (p.topk <= 16) return go(top_tiles<16>);
@@ -182,12 +252,16 @@ void blend_splats(const SplatArrays& splats, float cutoff, Splat2D* out, cudaStr
   SPLAT_LAUNCH(make_splats, dim3(blocks), dim3(256), stream, splats, cutoff, out);
 }
 
-void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, cudaStream_t stream) {
+void part_pictures(const RasterizeParams& p, const Splat2D* splats, const Work& work, cudaStream_t stream) {
+  launch<Blend::kAlpha>(p, splats, work, true, stream);
+}
+
+void rasterize_forward(const RasterizeParams& p, const Splat2D* splats, const Work& work, cudaStream_t stream) {
   if (p.cameras == 0) return;
   switch (p.blend) {
-    case Blend::kAlpha: return launch<Blend::kAlpha>(p, splats, stream);
-    case Blend::kSum: return launch<Blend::kSum>(p, splats, stream);
-    case Blend::kTopK: return launch_top(p, splats, stream);
+    case Blend::kAlpha: return draw<Blend::kAlpha>(p, splats, work, stream);
+    case Blend::kSum: return draw<Blend::kSum>(p, splats, work, stream);
+    case Blend::kTopK: return draw_top(p, splats, work, stream);
   }
 }
 

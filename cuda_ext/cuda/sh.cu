@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(256) sh_colors(ShParams<float> p) {
 }
 
 template <int kDegree, int kFixed>
-__global__ void __launch_bounds__(256) sh_vjps(ShParams<float> p, ShGrads<float> g, float* partial) {
+__global__ void __launch_bounds__(256, kFixed == 0 || kDegree == 3 ? 2 : (kDegree == 4 ? 1 : 4)) sh_vjps(ShParams<float> p, ShGrads<float> g, float* partial) {
   __shared__ BlockSums sums;
   const int64_t i = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
   const bool mine = i < p.count;

@@ -80,6 +80,10 @@ const Splat2D* ready_splats(const RasterizeParams& p, CudaCall& call) {
   return splats;
 }
 
+cuda::Work shared_out(const RasterizeParams& p, CudaCall& call) {
+  return cuda::share(p, cuda::share_tiles(p), call.arena(), call.stream);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const OptTensor& backgrounds, const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks,
@@ -101,7 +105,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize(
   p.norm = out<float>(norm);
   run_where(
       inputs.means2d, [&] { cpu::kernels().rasterize_forward(p); },
-      [&](CudaCall& call) { cuda::rasterize_forward(p, ready_splats(p, call), call.stream); });
+      [&](CudaCall& call) { cuda::rasterize_forward(p, ready_splats(p, call), shared_out(p, call), call.stream); });
   return {image, alphas, last, norm};
 }
 
@@ -124,7 +128,7 @@ struct Gradients {
 void backward_on_cuda(const RasterizeParams& p, const RasterizeGrads& g, bool by_splat, CudaCall& call) {
   const int64_t rows = by_splat ? p.splats.count : p.lists.count;
   float* sums = call.scratch<float>(rows * record_size(p.channels, g.v_means2d_abs != nullptr));
-  cuda::rasterize_backward(p, g, ready_splats(p, call), {sums, by_splat}, call.stream);
+  cuda::rasterize_backward(p, g, ready_splats(p, call), {sums, by_splat}, shared_out(p, call), call.stream);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
@@ -181,7 +185,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
         p.alphas = call.scratch<float>(pixels);
         float* v_image = call.scratch<float>(pixels * inputs.D);
         g.v_image = v_image;
-        cuda::rasterize_forward(p, ready_splats(p, call), call.stream);
+        cuda::rasterize_forward(p, ready_splats(p, call), shared_out(p, call), call.stream);
         cuda::image_residual(p, l2, v_image, call.stream);
         backward_on_cuda(p, g, by_splat, call);
       });

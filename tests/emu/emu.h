@@ -222,6 +222,14 @@ T __shfl_sync(unsigned mask, T value, int from) {
   return emu::full_mask(mask), emu::exchange(value, unsigned(from));
 }
 inline float atomicAdd(float* to, float value) { return std::atomic_ref<float>(*to).fetch_add(value); }
+inline float __int_as_float(int32_t x) {
+  float r;
+  return memcpy(&r, &x, sizeof r), r;
+}
+inline int32_t __float_as_int(float x) {
+  int32_t r;
+  return memcpy(&r, &x, sizeof r), r;
+}
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }

@@ -93,9 +93,11 @@ class Forward(NamedTuple):
 class Emulator:
     """The kernels of one library."""
 
-    def __init__(self, library: Path, reverse: bool = False) -> None:
+    def __init__(self, library: Path, reverse: bool = False, longest: int = 0, by_length: bool = False) -> None:
+        """longest, by_length: how tiles are shared out to blocks (cuda/work.h)."""
         self._library = ctypes.CDLL(str(library))
         self._reverse = reverse
+        self._sharing = (longest, int(by_length))
 
     @staticmethod
     def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
@@ -148,6 +150,7 @@ class Emulator:
             self._numbers(colors, tiles, options),
             ctypes.c_float(options.cutoff),
             ctypes.c_void_p(out.splats.data_ptr()),
+            *self._sharing,
         )
         return out
 
@@ -178,6 +181,7 @@ class Emulator:
             self._pointers([v_image, v_alphas, *grads, absolute]),
             ctypes.c_void_p(sums.data_ptr()),
             int(by_splat),
+            *self._sharing,
         )
         grads[2] = grads[2][..., 0]
         return grads if absolute is None else [*grads, absolute]

@@ -44,24 +44,41 @@ ProjectParams<float> project_params(void* const* t, const int64_t* n, const floa
   return p;
 }
 
+// Memory for one call.
+struct Memory {
+  std::vector<std::vector<char>> all;
+  Memory() { all.reserve(256); }
+  cuda::Arena arena() {
+    return {this, [](void* owner, size_t bytes) -> void* {
+              return static_cast<Memory*>(owner)->all.emplace_back(bytes, char(0x7f)).data();
+            }};
+  }
+};
+
 }  // namespace
 
 extern "C" {
 
 void emu_set_reversed(int reversed) { emu::reversed = reversed != 0; }
 
-void emu_rasterize_forward(void* const* tensors, const int64_t* numbers, float cutoff, void* splats) {
+// longest, by_length: cuda::Sharing.
+void emu_rasterize_forward(void* const* tensors, const int64_t* numbers, float cutoff, void* splats, int longest,
+                           int by_length) {
+  Memory memory;
   const RasterizeParams p = params(tensors, numbers, cutoff);
   cuda::blend_splats(p.splats, cutoff, static_cast<Splat2D*>(splats), nullptr);
-  cuda::rasterize_forward(p, static_cast<Splat2D*>(splats), nullptr);
+  const cuda::Work work = cuda::share(p, {longest, by_length != 0}, memory.arena(), nullptr);
+  cuda::rasterize_forward(p, static_cast<Splat2D*>(splats), work, nullptr);
 }
 
 void emu_rasterize_backward(void* const* tensors, const int64_t* numbers, float cutoff, void* splats,
-                            void* const* grads, float* sums, int by_splat) {
+                            void* const* grads, float* sums, int by_splat, int longest, int by_length) {
+  Memory memory;
+  const RasterizeParams p = params(tensors, numbers, cutoff);
   const auto f = [&](int i) { return static_cast<float*>(grads[i]); };
   const RasterizeGrads g{f(0), f(1), f(2), f(3), f(4), f(5), f(6)};
-  cuda::rasterize_backward(params(tensors, numbers, cutoff), g, static_cast<Splat2D*>(splats), {sums, by_splat != 0},
-                           nullptr);
+  const cuda::Work work = cuda::share(p, {longest, by_length != 0}, memory.arena(), nullptr);
+  cuda::rasterize_backward(p, g, static_cast<Splat2D*>(splats), {sums, by_splat != 0}, work, nullptr);
 }
 
 // tensors as for emu_rasterize_forward, then target, residual, squared errors (both tiled), v_image.
@@ -118,12 +135,8 @@ void emu_step(void* const* t, const int64_t* n, const float* reals) {
 // tensors: means2d, conics, opacities, radii, depths, ids, colors, splat_offsets, totals, tile_offsets, entries, masks,
 // slots; numbers: S, C, D, width, height, room for entries and for visible splats. Without lists it makes the totals alone.
 int64_t emu_bin(void* const* t, const int64_t* n, float cutoff) {
-  std::vector<std::vector<char>> memory;
-  memory.reserve(256);
-  const cuda::Arena arena{&memory, [](void* owner, size_t bytes) -> void* {
-                            auto& all = *static_cast<std::vector<std::vector<char>>*>(owner);
-                            return all.emplace_back(bytes, char(0x7f)).data();
-                          }};
+  Memory memory;
+  const cuda::Arena arena = memory.arena();
   const auto f = [&](int i) { return static_cast<float*>(t[i]); };
   const auto i32 = [&](int i) { return static_cast<int32_t*>(t[i]); };
   const auto i64 = [&](int i) { return static_cast<int64_t*>(t[i]); };

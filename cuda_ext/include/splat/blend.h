@@ -121,8 +121,12 @@ SPLAT_HD V log2_alpha(const LocalSplat& s, V px, V py) {
 // T > 0 while the pixel is open; a stopped pixel keeps -T, so that no separate flag is carried. raw = the Gaussian's alpha
 // before the clamp, 0 where it is under the cutoff (which changes nothing).
 template <class V>
+SPLAT_HD V alpha_weight(V raw, V T) {
+  return T * minimum(raw, V(kAlphaMax));
+}
+template <class V>
 SPLAT_HD V alpha_step(V raw, V& T) {
-  const V weight = T * minimum(raw, V(kAlphaMax)), next = T - weight;
+  const V weight = alpha_weight(raw, T), next = T - weight;
   const auto open = next > V(kTransmittanceMin);
   T = select(open, next, negative_absolute(T));
   return keep(open, weight);
