@@ -43,11 +43,15 @@ def torch_flags() -> tuple[list[str], list[str]]:
 
 
 def cuda_archs() -> list[str]:
-    """GPU architectures to build for, highest last; none without nvcc or with SPLAT_CUDA_ARCHS=none."""
-    asked = os.environ.get("SPLAT_CUDA_ARCHS", "80 86 89 90 100 120")
+    """GPU architectures to build for, highest last: those of SPLAT_CUDA_ARCHS, or of the usual ones those that this nvcc
+    knows; none without nvcc or with SPLAT_CUDA_ARCHS=none."""
+    asked = os.environ.get("SPLAT_CUDA_ARCHS")
     if shutil.which(NVCC) is None or asked == "none":
         return []
-    return asked.replace(";", " ").replace(",", " ").split()
+    if asked:
+        return asked.replace(";", " ").replace(",", " ").split()
+    listed = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
+    return [a for a in ("80", "86", "89", "90", "100", "120") if f"compute_{a}" in listed]
 
 
 def nvcc_command(archs: list[str]) -> list[str]:
