@@ -26,7 +26,10 @@ X86_ISAS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 # -ffast-math is never used: at link time it turns on flush-to-zero for the whole Python process.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-NVCC_FLAGS = ["-std=c++20", "-O3", "-Icuda_ext/include"]  # scripts/cuda_report.py reads this literal
+# scripts/cuda_report.py reads these two literals.
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Icuda_ext/include"]
+# binning.cu computes the same tiles in several places, which must agree to the bit: the compiler fuses no operations.
+NVCC_EXTRA = {"binning.cu": ["-fmad=false"]}
 
 
 def torch_flags() -> tuple[list[str], list[str]]:
@@ -39,12 +42,13 @@ def torch_flags() -> tuple[list[str], list[str]]:
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
     ]
     link = [f"-L{p}" for p in library_paths()] + ["-ltorch_cpu", "-lc10", "-ltorch"]
+    link += ["-ldl"] if platform.system() == "Linux" else []
     return includes + defines, link
 
 
 def cuda_archs() -> list[str]:
-    """GPU architectures to build for, highest last: those of SPLAT_CUDA_ARCHS, or of the usual ones those that this nvcc
-    knows; none without nvcc or with SPLAT_CUDA_ARCHS=none."""
+    """GPU architectures to build for, highest last: those of SPLAT_CUDA_ARCHS, or the usual ones that this nvcc knows;
+    none without nvcc or with SPLAT_CUDA_ARCHS=none."""
     asked = os.environ.get("SPLAT_CUDA_ARCHS")
     if shutil.which(NVCC) is None or asked == "none":
         return []
@@ -84,7 +88,8 @@ def objects(build: Path) -> list[tuple[Path, list[str]]]:
         plan.append((build / f"torch_{source.stem}.{tag}.o", [cxx, *flags, str(source)]))
     if archs:
         for source in sorted((SOURCE / "cuda").glob("*.cu")):
-            plan.append((build / f"cuda_{source.stem}.{tag}.o", [*nvcc_command(archs), str(source)]))
+            command = [*nvcc_command(archs), *NVCC_EXTRA.get(source.name, []), str(source)]
+            plan.append((build / f"cuda_{source.stem}.{tag}.o", command))
     return plan
 
 

@@ -21,7 +21,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent.resolve()
 NVCC = os.environ.get("NVCC", "nvcc")
@@ -72,11 +72,11 @@ class Kernel:
         return max(self.spill_stores, self.spill_loads)
 
 
-def setup_constant(name: str) -> list[str]:
+def setup_constant(name: str) -> Any:
     """A literal of setup.py, which cannot be imported: it would build."""
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return list(ast.literal_eval(node.value))
+            return ast.literal_eval(node.value)
     raise LookupError(f"setup.py has no {name}")
 
 
@@ -123,7 +123,8 @@ def name_kernels(kernels: list[Kernel]) -> None:
 
 
 def compile_file(source: Path, arch: str, folder: Path) -> list[Kernel]:
-    flags = [*setup_constant("NVCC_FLAGS"), f"-arch=sm_{arch}", "-Xptxas", "-v", "--keep", "--keep-dir", str(folder)]
+    flags = [*setup_constant("NVCC_FLAGS"), *setup_constant("NVCC_EXTRA").get(source.name, [])]
+    flags += [f"-arch=sm_{arch}", "-Xptxas", "-v", "--keep", "--keep-dir", str(folder)]
     command = [NVCC, *flags, "-cubin", "-o", str(folder / f"{source.stem}.cubin"), str(source)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +56,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
         cuda_problem.cache_clear()
         monkeypatch.setattr(ops, "cuda_archs", machine.archs.split)
         monkeypatch.setattr(devices, "cuda_versions", lambda: machine.versions)
+        monkeypatch.setattr(devices, "knows_cuda_stream", lambda: True)
         monkeypatch.setattr(torch.version, "cuda", machine.torch_cuda)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(machine.gpus))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(machine.gpus))
@@ -345,3 +351,22 @@ def test_an_op_that_fails_names_itself_and_says_what_torch_said() -> None:
         )
     with pytest.raises(RuntimeError, match=r"^splat::adam: .*steps must have shape \[rows of param\], got \[2\]"):
         torch.ops.splat.adam(*ADAM.values(), torch.ones(2, dtype=torch.int32), 0.1, 0.9, 0.99, 1e-15)
+
+
+def test_torchs_stream_is_found_in_a_library_that_only_torch_loaded(tmp_path: Path) -> None:
+    """torch loads its CUDA library for itself alone (RTLD_LOCAL): a weak symbol of ours would not see it."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("needs a C++ compiler to make a stand-in for torch's CUDA library")
+    source = tmp_path / "cuda.cpp"
+    source.write_text('extern "C" int aoti_torch_get_current_cuda_stream(int, void** s) { *s = nullptr; return 0; }')
+    library = tmp_path / "libtorch_cuda.so"
+    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", str(source), "-o", str(library)]
+    subprocess.run(command, check=True)
+    look = "import torch, splat.core.ops; print(torch.ops.splat.knows_cuda_stream())"
+    load = f"import ctypes; ctypes.CDLL({str(library)!r}); "
+    answers = [
+        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout.strip()
+        for text in (look, load + look)
+    ]
+    assert answers == ["True" if torch.version.cuda else "False", "True"]

@@ -1,12 +1,14 @@
 // Tile lists: which splats touch which 4x4 blocks of which tiles, in drawing order. Visible splats are compacted, sorted by
 // depth, emit a key for each tile that they touch, and the keys are sorted by tile. Stable throughout: the same lists on
-// every run, and the same as the CPU's. CUB only here; its sorts take the room of the lists as their length, and what is
-// beyond the last entry has the highest key.
+// every run, and the CPU's but for splats that touch a tile within rounding. Sorts take the room of the lists as their
+// length, and what is beyond the last entry has the highest key.
+//
+// count_tiles and emit compute the same tiles and must agree to the bit: this file is compiled without fused operations.
 #include "binning.h"
 
-#include "cub.h"
 #include "emit.cuh"
 #include "launch.h"
+#include "sort.h"
 
 namespace splat::cuda {
 namespace {
@@ -159,23 +161,6 @@ __global__ void __launch_bounds__(256) find_tiles(const Key* keys, const BinSize
   offsets[t] = low;
 }
 
-template <class T>
-void exclusive_sum(const Arena& arena, const T* in, T* out, int64_t count, cudaStream_t stream) {
-  size_t bytes = 0;
-  cub::DeviceScan::ExclusiveSum(nullptr, bytes, in, out, count, stream);
-  cub::DeviceScan::ExclusiveSum(arena.take(bytes), bytes, in, out, count, stream);
-}
-template <class Key, class Value>
-void sort_pairs(const Arena& arena, Key*& keys, Value*& values, int64_t count, int bits, cudaStream_t stream) {
-  Key* keys_out = arena.take_array<Key>(count);
-  Value* values_out = arena.take_array<Value>(count);
-  size_t bytes = 0;
-  cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, keys_out, values, values_out, count, 0, bits, stream);
-  cub::DeviceRadixSort::SortPairs(arena.take(bytes), bytes, keys, keys_out, values, values_out, count, 0, bits, stream);
-  keys = keys_out;
-  values = values_out;
-}
-
 int bits_for(uint64_t largest) {
   int bits = 1;
   while (bits < 64 && largest >> bits) ++bits;
@@ -212,19 +197,22 @@ void fill(const BinParams& p, const Arena& arena, const BinCounts& counts, const
           cudaStream_t stream) {
   const int64_t tiles = p.cameras * p.grid.tiles(), room = out.room.entries;
   Key* keys = arena.take_array<Key>(room);
+  int32_t* slots = nullptr;
+  Touch* touches = nullptr;
   if (room > 0 && out.room.visible > 0) {
     const Drawing d = drawing_order(p, arena, counts, listed, out.room.visible, stream);
-    int32_t* slots = arena.take_array<int32_t>(room);
-    Touch* touches = arena.take_array<Touch>(room);
-    cudaMemsetAsync(keys, 0xff, sizeof(Key) * size_t(room), stream);  // beyond the last entry: after every tile
+    slots = arena.take_array<int32_t>(room);
+    touches = arena.take_array<Touch>(room);
+    require(cudaMemsetAsync(keys, 0xff, sizeof(Key) * size_t(room), stream));  // beyond the last entry: after every tile
     SPLAT_LAUNCH(emit<Key>, dim3(blocks_for(out.room.visible)), dim3(kThreads), stream, p.splats, p.grid, p.cutoff,
                  p.splats.count / p.cameras, static_cast<const int64_t*>(counts.splat_offsets),
                  static_cast<const int32_t*>(d.order), static_cast<const int64_t*>(d.offsets), listed, keys, slots,
                  touches);
     sort_pairs(arena, keys, slots, room, bits_for(uint64_t(tiles)), stream);
+  }
+  if (room > 0)
     SPLAT_LAUNCH(fill_entries, dim3(blocks_for(room)), dim3(kThreads), stream, static_cast<const Touch*>(touches),
                  static_cast<const int32_t*>(slots), listed, out);
-  }
   SPLAT_LAUNCH(find_tiles<Key>, dim3(blocks_for(tiles + 1)), dim3(kThreads), stream, static_cast<const Key*>(keys),
                listed, tiles, out.tile_offsets);
 }

@@ -6,7 +6,7 @@
 
 namespace splat::cuda {
 
-constexpr int kOwnRows = 3;  // a splat that reaches more rows of tiles than this is shared
+constexpr int kOwnRows = 8;  // a splat that reaches more rows of tiles than this is shared
 
 // value of lane `from`. Every lane of the warp calls it.
 template <class T>

@@ -8,6 +8,8 @@ const char* last_error() {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
+void select_device(int device) { cudaSetDevice(device); }
+
 Versions versions() {
   Versions v{0, 0};
   if (cudaRuntimeGetVersion(&v.runtime) != cudaSuccess) v.runtime = 0;

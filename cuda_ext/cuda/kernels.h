@@ -9,6 +9,9 @@ namespace splat::cuda {
 // What went wrong since the last call, or null.
 SPLAT_CUDA_API const char* last_error();
 
+// Makes a GPU the current one of this library's CUDA runtime, which is not torch's.
+SPLAT_CUDA_API void select_device(int device);
+
 // CUDA's version, 1000 * major + 10 * minor: of the runtime that is linked in, and the newest that the driver knows (0: no
 // driver).
 struct Versions {

@@ -93,11 +93,19 @@ __global__ void __launch_bounds__(256) ssim_sums(SsimParams p, float* sums) {
 }
 
 // result [2]: the sums over the blocks, in order, divided.
-__global__ void mean_of_sums(const float* sums, int64_t blocks, double values, double counted_values, float* result) {
+constexpr int kMeanThreads = 512;  // even: a thread meets one of the two sums only
+__global__ void __launch_bounds__(512) mean_of_sums(const float* sums, int64_t blocks, double values,
+                                                    double counted_values, float* result) {
+  __shared__ double part[kMeanThreads];
+  const int t = int(threadIdx.x);
   double total = 0.0;
-  if (threadIdx.x < 2)
-    for (int64_t b = 0; b < blocks; ++b) total += double(sums[2 * b + threadIdx.x]);
-  if (threadIdx.x < 2) result[threadIdx.x] = float(total / (threadIdx.x == 0 ? values : counted_values));
+  for (int64_t k = t; k < 2 * blocks; k += kMeanThreads) total += double(sums[k]);
+  part[t] = total;
+  for (int half = kMeanThreads / 2; half > 1; half /= 2) {
+    __syncthreads();
+    if (t < half) part[t] += part[t + half];
+  }
+  if (t < 2) result[t] = float(part[t] / (t == 0 ? values : counted_values));
 }
 
 // maps: [3][B, H, W, D], dL/d(windowed means) for unit dL/d(SSIM), 0 where SSIM is not averaged.
@@ -144,7 +152,7 @@ int64_t ssim_blocks(const SsimParams& p) {
 void l1_ssim(const SsimParams& p, double values, double counted_values, float* sums, float* result,
              cudaStream_t stream) {
   SPLAT_LAUNCH(ssim_sums, blocks_of(p), dim3(kSide * kSide), stream, p, sums);
-  SPLAT_LAUNCH(mean_of_sums, dim3(1), dim3(32), stream, static_cast<const float*>(sums), ssim_blocks(p), values,
+  SPLAT_LAUNCH(mean_of_sums, dim3(1), dim3(kMeanThreads), stream, static_cast<const float*>(sums), ssim_blocks(p), values,
                counted_values, result);
 }
 

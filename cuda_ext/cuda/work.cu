@@ -1,7 +1,7 @@
 #include "work.h"
 
-#include "cub.h"
 #include "launch.h"
+#include "sort.h"
 
 namespace splat::cuda {
 namespace {
@@ -70,9 +70,7 @@ Work share(const RasterizeParams& p, const Sharing& sharing, const Arena& arena,
     first = arena.take_array<int32_t>(tiles + 1);
     SPLAT_LAUNCH(count_parts, dim3(blocks_for(tiles + 1)), dim3(kThreads), stream, p.lists.tile_offsets, tiles,
                  sharing.longest, counts);
-    size_t bytes = 0;
-    cub::DeviceScan::ExclusiveSum(nullptr, bytes, counts, first, tiles + 1, stream);
-    cub::DeviceScan::ExclusiveSum(arena.take(bytes), bytes, counts, first, tiles + 1, stream);
+    exclusive_sum(arena, static_cast<const int32_t*>(counts), first, tiles + 1, stream);
     work.pictures = arena.take_array<float>(work.count * picture_size(p.channels));
     work.through = arena.take_array<float>(work.count * kTile * kTile);
   }
@@ -80,15 +78,8 @@ Work share(const RasterizeParams& p, const Sharing& sharing, const Arena& arena,
   uint16_t* keys = sharing.by_length ? arena.take_array<uint16_t>(work.count) : nullptr;
   SPLAT_LAUNCH(list_parts, dim3(blocks_for(work.count)), dim3(kThreads), stream, p.lists.tile_offsets, tiles,
                sharing.longest, static_cast<const int32_t*>(first), work.count, parts, keys);
+  if (sharing.by_length) sort_pairs(arena, keys, parts, work.count, 16, stream);
   work.parts = parts;
-  if (!sharing.by_length) return work;
-  Part* sorted = arena.take_array<Part>(work.count);
-  uint16_t* sorted_keys = arena.take_array<uint16_t>(work.count);
-  size_t bytes = 0;
-  cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, sorted_keys, parts, sorted, work.count, 0, 16, stream);
-  cub::DeviceRadixSort::SortPairs(arena.take(bytes), bytes, keys, sorted_keys, parts, sorted, work.count, 0, 16,
-                                  stream);
-  work.parts = sorted;
   return work;
 }
 

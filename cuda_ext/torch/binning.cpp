@@ -174,6 +174,9 @@ Results bin(const Tensor& means2d_in, const Tensor& conics_in, const Tensor& opa
   STD_TORCH_CHECK(width > 0 && height > 0 && width <= (1 << 20) && height <= (1 << 20),
                   "width and height must be in 1 .. 1048576, got ", width, " x ", height);
   STD_TORCH_CHECK(cutoff > 0, "cutoff must be positive, got ", cutoff);
+  const TileGrid grid{static_cast<int32_t>(width), static_cast<int32_t>(height)};
+  STD_TORCH_CHECK(C * grid.tiles() < std::numeric_limits<int32_t>::max(), "cameras x tiles must be below 2^31, got ",
+                  C * grid.tiles(), "; render fewer cameras at once or a smaller image");
   STD_TORCH_CHECK(C * N < std::numeric_limits<int32_t>::max(), "cameras x Gaussians must be below 2^31, got ", C * N);
 
   const Tensor means2d = dense(means2d_in), conics = dense(conics_in), opacities = dense(opacities_in);
@@ -185,7 +188,6 @@ Results bin(const Tensor& means2d_in, const Tensor& conics_in, const Tensor& opa
                            in<float>(opacities), in<int32_t>(radii),
                            C * N, colors ? in<float>(*colors) : nullptr,
                            colors ? static_cast<int32_t>(colors->size(2)) : 0};
-  const TileGrid grid{static_cast<int32_t>(width), static_cast<int32_t>(height)};
 
   Tensor splat_offsets = torch::stable::new_empty(radii, {C * N + 1}, ScalarType::Long);
   Tensor totals = torch::stable::new_empty(radii, {2}, ScalarType::Long);

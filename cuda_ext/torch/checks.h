@@ -43,6 +43,11 @@ inline void check_dtype(const Tensor& t, const char* name, ScalarType want, cons
 
 inline void check_float32(const Tensor& t, const char* name) { check_dtype(t, name, ScalarType::Float, "float32"); }
 
+// GPUs count blocks along a second axis to 65,535.
+inline void check_grid(const Tensor& t, const char* what, int64_t count) {
+  STD_TORCH_CHECK(!t.is_cuda() || count <= 65535, "at most 65535 ", what, " at once on a GPU, got ", count);
+}
+
 inline Tensor dense(const Tensor& t) { return torch::stable::contiguous(t); }
 
 template <class T>

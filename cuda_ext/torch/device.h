@@ -1,5 +1,6 @@
 // Where an op runs: on the CPU's kernels, or on the CUDA ones, in torch's current stream.
 #pragma once
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include <vector>
@@ -9,21 +10,27 @@
 #include "box.h"
 #include "checks.h"
 
-// Lives in torch's CUDA library; weak, so that this library loads beside a CPU build of torch.
-extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
-
 namespace splat {
+
+// torch's current stream, from torch's CUDA library where that is loaded; else null. Asked for by name: a weak symbol would
+// stay null, since torch loads its libraries for itself alone (RTLD_LOCAL) and this one does not depend on that one.
+using CurrentStream = int32_t (*)(int32_t device, void** stream);
+inline CurrentStream current_stream() {
+  void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+  return library ? reinterpret_cast<CurrentStream>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+}
 
 // One call of CUDA kernels: the tensor's device, its current stream, and scratch memory. What is freed at the end is given
 // out again only to later work of the same stream.
 class CudaCall {
  public:
   explicit CudaCall(const Tensor& on) : on_(on), guard_(on.get_device_index()) {
+    static const CurrentStream of = current_stream();
     void* raw = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr &&
-                        aoti_torch_get_current_cuda_stream(on.get_device_index(), &raw) == 0,
-                    "this torch has no CUDA");
+    STD_TORCH_CHECK(of != nullptr && of(on.get_device_index(), &raw) == 0,
+                    "torch does not tell its CUDA stream; is this a CUDA build of torch?");
     stream = static_cast<cudaStream_t>(raw);
+    cuda::select_device(on.get_device_index());
   }
   template <class T>
   T* scratch(int64_t count) {

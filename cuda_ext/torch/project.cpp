@@ -43,6 +43,7 @@ Scene gather_scene(const Tensor& means, const OptTensor& quats, const OptTensor&
   check_shape(opacities, "opacities", {N}, "[N]");
   check_shape(viewmats, "viewmats", {-1, 4, 4}, "[C, 4, 4]");
   check_shape(Ks, "Ks", {viewmats.size(0), 3, 3}, "[C, 3, 3]");
+  check_grid(viewmats, "cameras", viewmats.size(0));
   same_dtype(opacities, "opacities", means);
   same_dtype(viewmats, "viewmats", means);
   same_dtype(Ks, "Ks", means);
@@ -159,6 +160,7 @@ ShInputs gather_sh(const Tensor& means, const Tensor& viewmats, const Tensor& sh
                    const Tensor& radii, int64_t degree) {
   check_shape(means, "means", {-1, 3}, "[N, 3]");
   const int64_t N = means.size(0), C = viewmats.size(0), D = sh0.dim() == 3 ? sh0.size(2) : -1;
+  check_grid(viewmats, "cameras", C);
   check_shape(viewmats, "viewmats", {-1, 4, 4}, "[C, 4, 4]");
   check_shape(sh0, "sh0", {N, 1, -1}, "[N, 1, D]");
   check_shape(shN, "shN", {N, -1, D}, "[N, K - 1, D]");

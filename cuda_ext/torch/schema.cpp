@@ -95,6 +95,7 @@ STABLE_TORCH_LIBRARY(splat, m) {
   m.def("cpu_isa() -> str");
   m.def("record_size(int channels, bool absgrad) -> int");  // floats of an entry's record in the backward pass
   m.def("cuda_archs() -> str");  // the GPU architectures that the CUDA kernels were built for; "": none
+  m.def("knows_cuda_stream() -> bool");  // whether torch's CUDA library is there and tells its stream
   // CUDA's version (1000 * major + 10 * minor) that the kernels were linked with, and the driver's; 0: there is none.
   m.def("cuda_versions() -> (int, int)");
 }

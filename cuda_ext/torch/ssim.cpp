@@ -19,6 +19,7 @@ Pair gather_pair(const Tensor& image_in, const Tensor& target_in, bool valid) {
   const int64_t B = image_in.size(0), H = image_in.size(1), W = image_in.size(2), D = image_in.size(3);
   check_shape(target_in, "target", {B, H, W, D}, "[B, H, W, D] of image");
   check_float32(image_in, "image");
+  check_grid(image_in, "images x channels", B * D);
   check_float32(target_in, "target");
   const Tensor image = dense(image_in), target = dense(target_in);
   const SsimParams p{in<float>(image),        in<float>(target),       static_cast<int32_t>(B), static_cast<int32_t>(H),

@@ -16,6 +16,13 @@ def cuda_versions() -> tuple[int, int]:
     return built, driver
 
 
+def knows_cuda_stream() -> bool:
+    """Whether torch's CUDA library is loaded and tells its current stream, in which the kernels run."""
+    from splat.core import ops
+
+    return ops.available and bool(torch.ops.splat.knows_cuda_stream())
+
+
 def version_text(version: int) -> str:
     """13020 -> 13.2"""
     return f"{version // 1000}.{version % 1000 // 10}"
@@ -34,6 +41,8 @@ def cuda_problem(device: torch.device) -> str | None:
     built, driver = cuda_versions()
     if driver // 1000 < built // 1000:
         return _old_driver(built, driver)
+    if not knows_cuda_stream():
+        return f"torch {torch.__version__} does not tell its CUDA stream; is it a complete CUDA build?"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES"
     capability, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)

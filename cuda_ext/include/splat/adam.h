@@ -16,9 +16,13 @@ SPLAT_HD AdamAge adam_age(const AdamRule& rule, int32_t steps) {
 }
 SPLAT_HD void adam_update(const AdamRule& rule, const AdamAge& age, float rate, float grad, float& exp_avg,
                           float& exp_avg_sq, float& param) {
-  exp_avg = rule.beta1 * exp_avg + (1.0f - rule.beta1) * grad;
-  exp_avg_sq = rule.beta2 * exp_avg_sq + (1.0f - rule.beta2) * grad * grad;
-  param -= rate * age.inverse1 * exp_avg / (sqrtf(exp_avg_sq * age.inverse2) + rule.epsilon);
+  // All three are read before one is written: the compiler cannot know that they are apart, and would wait.
+  const float first = rule.beta1 * exp_avg + (1.0f - rule.beta1) * grad;
+  const float second = rule.beta2 * exp_avg_sq + (1.0f - rule.beta2) * grad * grad;
+  const float moved = param - rate * age.inverse1 * first / (sqrtf(second * age.inverse2) + rule.epsilon);
+  exp_avg = first;
+  exp_avg_sq = second;
+  param = moved;
 }
 
 }  // namespace splat
