@@ -176,7 +176,8 @@ def test_the_bits_do_not_depend_on_the_order_of_the_threads() -> None:
             "    batch.load(p, splats, s, first, count);",
         ),
         ("    __syncthreads();\n    for (int at =", "    for (int at ="),
-        ("    __syncthreads();  // before the next batch", "    // before the next batch"),
+        ("(2u << over) - 1u", "(1u << over) - 1u"),
+        ("summed[w] >> k & 1u", "true"),
         ("hits ^= 1u << k;", "hits &= hits - 1;"),
     ],
 )

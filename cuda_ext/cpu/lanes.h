@@ -47,6 +47,9 @@ SPLAT_HD Lanes select(Mask m, Lanes a, Lanes b) {
 }
 // Where m holds a, elsewhere 0: cheaper than select.
 SPLAT_HD Lanes keep(Mask m, Lanes a) { return Lanes((FloatVector)((IntVector)a.v & m.v)); }
+SPLAT_HD Lanes reciprocal(Lanes a) { return Lanes(1.0f) / a; }
+SPLAT_HD Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return a * b + c; }
+SPLAT_HD Lanes subtract_product(Lanes c, Lanes a, Lanes b) { return c - a * b; }
 SPLAT_HD Lanes minimum(Lanes a, Lanes b) { return Lanes(a.v < b.v ? a.v : b.v); }
 SPLAT_HD Lanes maximum(Lanes a, Lanes b) { return Lanes(a.v > b.v ? a.v : b.v); }
 SPLAT_HD Lanes absolute(Lanes a) { return Lanes((FloatVector)((IntVector)a.v & 0x7fffffff)); }

@@ -204,7 +204,9 @@ void fill(const BinParams& p, const Arena& arena, const BinCounts& counts, const
     slots = arena.take_array<int32_t>(room);
     touches = arena.take_array<Touch>(room);
     require(cudaMemsetAsync(keys, 0xff, sizeof(Key) * size_t(room), stream));  // beyond the last entry: after every tile
-    SPLAT_LAUNCH(emit<Key>, dim3(blocks_for(out.room.visible)), dim3(kThreads), stream, p.splats, p.grid, p.cutoff,
+    SplatArrays visible = p.splats;  // their radii and colours have been looked at
+    visible.radii = nullptr, visible.channels = 0;
+    SPLAT_LAUNCH(emit<Key>, dim3(blocks_for(out.room.visible)), dim3(kThreads), stream, visible, p.grid, p.cutoff,
                  p.splats.count / p.cameras, static_cast<const int64_t*>(counts.splat_offsets),
                  static_cast<const int32_t*>(d.order), static_cast<const int64_t*>(d.offsets), listed, keys, slots,
                  touches);

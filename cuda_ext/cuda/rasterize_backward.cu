@@ -72,11 +72,12 @@ struct PixelGrad {
 
 // kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0. The moments are made by the first chunk alone.
 template <Blend kBlend, int kFixed, bool kAbs>
-__global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4) tile_vjp(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
-                                                GradientSums out, Work work) {
+__global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4)
+    tile_vjp(RasterizeParams p, RasterizeGrads g, const Splat2D* splats, GradientSums out, Work work) {
   constexpr int kColors = kFixed ? kFixed : kChunk, kSize = kPassSize<kFixed, kAbs>;
-  __shared__ Batch<kBatch> batch;
+  __shared__ Batch<kBatch, kFixed> batch;
   __shared__ float sums[kWarps][kBatch][kSize];
+  __shared__ unsigned summed[kWarps];  // bit k: the warp has sums of entry k of the batch
   const Part part = part_of(work);
   if (part.tile < 0) return;
   const Place s = place_of(p, part, work.longest);
@@ -86,6 +87,7 @@ __global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4) tile_vjp(Ra
   const float log2_cutoff = log2_fast(p.cutoff);
   PixelGrad<kBlend> pixel(p, g, s);
   pixel.enter(p, g, s, work, part);
+  const int32_t reach = kBlend == Blend::kAlpha ? largest(pixel.last) : INT32_MAX;  // the warp's last entry drawn
   const float* v_pixel = g.v_image && s.inside ? g.v_image + s.pixel * p.channels : nullptr;
   float v_color[kColors] = {};
   for (int d = 0; d < kColors; ++d)
@@ -96,14 +98,16 @@ __global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4) tile_vjp(Ra
     const int count = end - first;
     end = first;
     batch.load(p, splats, s, first, count);
-    for (int k = int(threadIdx.x); k < kWarps * kBatch * kSize; k += kThreads) (&sums[0][0][0])[k] = 0.0f;
     __syncthreads();
-    for (unsigned hits = batch.hits(s, 0, count); hits != 0;) {
+    const int32_t base = first - s.list, over = reach - base;
+    unsigned hits = batch.hits(s, 0, count), done = 0;
+    hits &= over < 0 ? 0u : (over >= 31 ? ~0u : (2u << over) - 1u);
+    while (hits != 0) {
       const int k = 31 - __clz(int(hits));
       hits ^= 1u << k;
-      const LocalSplat& splat = batch.splat[k];
-      const float* c = p.colors + int64_t(batch.index[k]) * p.channels;
-      const float raw = pixel.drawn(splat_weight(splat, s, log2_cutoff), first - s.list + k);
+      const LocalSplat& splat = batch.item[k].splat;
+      const float* c = batch.colors(p, k, 0);
+      const float raw = pixel.drawn(splat_weight(splat, s, log2_cutoff), base + k);
       if (!__any_sync(kAllLanes, raw != 0.0f)) continue;
       float vc = kBlend == Blend::kAlpha ? 0.0f : pixel.behind;
       if (kFixed) {
@@ -123,17 +127,20 @@ __global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4) tile_vjp(Ra
         values[kMoments + kColors] = fabsf(gu);
         values[kMoments + kColors + 1] = fabsf(splat.uy * gu + splat.vy * gv);
       }
+      done |= 1u << k;
       for (int i = 0; i < kSize; i += 4) {
         const float total = sum4(values + i, s.lane);
         if ((s.lane & 7) == 0) sums[s.warp][k][i + (s.lane >> 3)] = total;
       }
     }
+    if (s.lane == 0) summed[s.warp] = done;
     __syncthreads();
     for (int at = int(threadIdx.x); at < count * kSize; at += kThreads) {  // the warps' sums, in their order
       const int k = at / kSize, i = at % kSize;
       float total = 0.0f;
-      for (int w = 0; w < kWarps; ++w) total += sums[w][k][i];
-      float* record = out.values + int64_t(out.by_splat ? batch.index[k] : p.lists.slots[first + k]) * size;
+      for (int w = 0; w < kWarps; ++w)
+        if (summed[w] >> k & 1u) total += sums[w][k][i];
+      float* record = out.values + int64_t((out.by_splat ? p.lists.entries : p.lists.slots)[first + k]) * size;
       const auto put = [&](int at) { out.by_splat ? add_atomic(record + at, total) : void(record[at] = total); };
       const int color = i - kMoments, abs = color - kColors;
       if (color < 0) {
@@ -144,25 +151,51 @@ __global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4) tile_vjp(Ra
         put(kMoments + p.channels + abs);
       }
     }
-    __syncthreads();  // before the next batch overwrites the sums and the splats
+    // The next batch may be loaded now: what is read here is overwritten only after the barrier that follows it.
   }
 }
 
-// Sums a splat's records and turns the moments into gradients.
-template <bool kAbs>
+constexpr int kFewRecords = 64;  // a splat with more of them is shared by its warp
+
+// Sums a splat's records and turns the moments into gradients. kFixed channels, or any number of them where it is 0.
+template <int kFixed, bool kAbs>
 __global__ void __launch_bounds__(256) sum_records(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
                                                    GradientSums sums) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= p.splats.count) return;
-  const int64_t from = sums.by_splat ? i : p.lists.splat_offsets[i];
-  const int64_t to = sums.by_splat ? i + 1 : p.lists.splat_offsets[i + 1];
-  const int size = record_size(p.channels, kAbs);
-  const auto total = [&](int k) {
-    float sum = 0.0f;
-    for (int64_t at = from; at < to; ++at) sum += sums.values[at * size + k];
-    return sum;
-  };
-  write_splat_gradients(p, g, splats, i, p.channels, total);
+  const bool mine = i < p.splats.count;
+  int32_t from = mine && !sums.by_splat ? int32_t(p.lists.splat_offsets[i]) : int32_t(i);
+  int32_t to = mine ? (sums.by_splat ? int32_t(i) + 1 : int32_t(p.lists.splat_offsets[i + 1])) : from;
+  const int size = kFixed ? kMoments + kFixed + (kAbs ? 2 : 0) : record_size(p.channels, kAbs);
+  if constexpr (kFixed > 0) {
+    float total[kMoments + kFixed + (kAbs ? 2 : 0)] = {};
+    const auto add = [&](int32_t at) {
+      for (int k = 0; k < size; ++k) total[k] += sums.values[int64_t(at) * size + k];
+    };
+    unsigned shared = __ballot_sync(kAllLanes, to - from > kFewRecords);
+    const bool own = to - from <= kFewRecords;
+    for (int32_t at = from; own && at < to; ++at) add(at);
+    float kept[kMoments + kFixed + (kAbs ? 2 : 0)];
+    for (int k = 0; k < size; ++k) kept[k] = total[k];
+    const int lane = int(threadIdx.x) % kWarp;
+    for (; shared != 0; shared &= shared - 1) {
+      const int owner = __ffs(int(shared)) - 1;
+      const int32_t begin = __shfl_sync(kAllLanes, from, owner), end = __shfl_sync(kAllLanes, to, owner);
+      for (int k = 0; k < size; ++k) total[k] = 0.0f;
+      for (int32_t at = begin + lane; at < end; at += kWarp) add(at);
+      for (int k = 0; k < size; ++k) {
+        float sum = total[k];
+        for (int distance = kWarp / 2; distance > 0; distance /= 2) sum = fold(sum, distance);
+        if (lane == owner) kept[k] = sum;
+      }
+    }
+    if (mine) write_splat_gradients(p, g, splats, i, kFixed, [&](int k) { return kept[k]; });
+  } else if (mine) {
+    write_splat_gradients(p, g, splats, i, p.channels, [&](int k) {
+      float sum = 0.0f;
+      for (int32_t at = from; at < to; ++at) sum += sums.values[int64_t(at) * size + k];
+      return sum;
+    });
+  }
 }
 
 template <Blend kBlend, bool kAbs>
@@ -183,8 +216,16 @@ void launch(const RasterizeParams& p, const RasterizeGrads& g, const Splat2D* sp
     }
   }
   if (p.splats.count == 0) return;
-  const unsigned blocks = unsigned((p.splats.count + 255) / 256);
-  SPLAT_LAUNCH(sum_records<kAbs>, dim3(blocks), dim3(256), stream, p, g, splats, sums);
+  const auto add = [&](auto kernel) {
+    const unsigned blocks = unsigned((p.splats.count + 255) / 256);
+    SPLAT_LAUNCH(kernel, dim3(blocks), dim3(256), stream, p, g, splats, sums);
+  };
+  switch (p.channels) {
+    case 1: return add(sum_records<1, kAbs>);
+    case 3: return add(sum_records<3, kAbs>);
+    case 4: return add(sum_records<4, kAbs>);
+    default: return add(sum_records<0, kAbs>);
+  }
 }
 
 template <Blend kBlend>

@@ -16,10 +16,10 @@ __global__ void __launch_bounds__(256) make_splats(SplatArrays a, float cutoff, 
 
 // Calls body(k, weight, entry) for the entries that have a weight at the thread's pixel until that is done: k in the
 // batch, entry counted from the tile's first. Every thread of the block calls it.
-template <class Body>
+template <int kColors, class Body>
 __device__ __forceinline__ void walk(const RasterizeParams& p, const Splat2D* splats, const Place& s,
-                                     Batch<kBatch>& batch, bool& done, Body&& body) {
-  const float log2_cutoff = log2_fast(p.cutoff);
+                                     Batch<kBatch, kColors>& batch, bool& done, Body&& body) {
+  float cut = done ? INFINITY : log2_fast(p.cutoff);  // of a pixel that is done: nothing has a weight
   for (int32_t first = s.begin; first < s.end; first += kBatch) {
     if (__syncthreads_and(done)) break;  // also: nobody reads the batch any more
     const int count = s.end - first < kBatch ? s.end - first : kBatch;
@@ -28,8 +28,10 @@ __device__ __forceinline__ void walk(const RasterizeParams& p, const Splat2D* sp
     for (int from = 0; from < count; from += kWarp) {
       for (unsigned hits = batch.hits(s, from, count); hits != 0; hits &= hits - 1) {
         const int k = from + __ffs(int(hits)) - 1;
-        const float raw = splat_weight(batch.splat[k], s, log2_cutoff);
-        if (!done && raw != 0.0f) body(k, raw, first - s.list + k);
+        const float raw = splat_weight(batch.item[k].splat, s, cut);
+        if (raw == 0.0f) continue;
+        body(k, raw, first - s.list + k);
+        if (done) cut = INFINITY;
       }
       if (__all_sync(kAllLanes, done)) break;
     }
@@ -79,9 +81,9 @@ __device__ __forceinline__ void write_alpha(const RasterizeParams& p, const Plac
 
 // kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0. alone: parts of split tiles only.
 template <Blend kBlend, int kFixed>
-__global__ void __launch_bounds__(256, kFixed ? 6 : 4) blend_tiles(RasterizeParams p, const Splat2D* splats, Work work, bool alone) {
+__global__ void __launch_bounds__(256, kFixed ? 5 : 4) blend_tiles(RasterizeParams p, const Splat2D* splats, Work work, bool alone) {
   constexpr int kChannels = kFixed ? kFixed : kChunk;
-  __shared__ Batch<kBatch> batch;
+  __shared__ Batch<kBatch, kFixed> batch;
   const Part part = part_of(work);
   if (part.tile < 0 || (alone && part.parts == 1)) return;
   const Place s = place_of(p, part, work.longest);
@@ -93,7 +95,7 @@ __global__ void __launch_bounds__(256, kFixed ? 6 : 4) blend_tiles(RasterizePara
   bool done = !s.inside || !pixel.open();
   walk(p, splats, s, batch, done, [&](int k, float raw, int32_t entry) {
     const float weight = pixel.step(raw, entry);
-    const float* c = p.colors + int64_t(batch.index[k]) * p.channels + first_channel;
+    const float* c = batch.colors(p, k, first_channel);
     for (int d = 0; d < kChannels; ++d)
       if (kFixed || d < channels) color[d] += weight * c[d];
     done = !pixel.open();
@@ -116,7 +118,7 @@ __global__ void __launch_bounds__(256, kFixed ? 6 : 4) blend_tiles(RasterizePara
 
 // What each part of a split tile but the last lets through, were it alone.
 __global__ void __launch_bounds__(256) parts_through(RasterizeParams p, const Splat2D* splats, Work work) {
-  __shared__ Batch<kBatch> batch;
+  __shared__ Batch<kBatch, 0> batch;
   const Part part = part_of(work);
   if (part.tile < 0 || part.part + 1 >= part.parts) return;
   const Place s = place_of(p, part, work.longest);
@@ -184,7 +186,7 @@ struct Largest {
 // kTop: K or a little more.
 template <int kTop>
 __global__ void __launch_bounds__(256, kTop == 10 || kTop == 16 ? 2 : 4) top_tiles(RasterizeParams p, const Splat2D* splats, Work work) {
-  __shared__ Batch<kBatch> batch;
+  __shared__ Batch<kBatch, 0> batch;
   const Part part = part_of(work);
   const Place s = place_of(p, part, work.longest);
   Largest<kTop> largest;

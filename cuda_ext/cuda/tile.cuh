@@ -60,10 +60,19 @@ __device__ __forceinline__ Place place_of(const RasterizeParams& p, const Part& 
   return s;
 }
 
-// Entries of a tile in shared memory.
-template <int kCount>
+// Entries of a tile in shared memory, with kColors of their colours: what a visit reads lies together.
+template <int kColors>
+struct alignas(16) Item {
+  LocalSplat splat;
+  float color[kColors];
+};
+template <>
+struct alignas(16) Item<0> {
+  LocalSplat splat;
+};
+template <int kCount, int kColors>
 struct Batch {
-  LocalSplat splat[kCount];
+  Item<kColors> item[kCount];
   int32_t index[kCount];  // camera * N + Gaussian
   uint32_t mask[kCount];
 
@@ -75,12 +84,21 @@ struct Batch {
     const int32_t i = p.lists.entries[first + k];
     index[k] = i;
     mask[k] = uint16_t(p.lists.masks[first + k]);
-    splat[k] = localize(splats[i], float(s.x0), float(s.y0));
+    item[k].splat = localize(splats[i], float(s.x0), float(s.y0));
+    if constexpr (kColors > 0)
+      for (int d = 0; d < kColors; ++d) item[k].color[d] = p.colors[int64_t(i) * kColors + d];
   }
   // The warp's entries among the 32 from `from` on, as bits.
   __device__ __forceinline__ unsigned hits(const Place& s, int from, int count) const {
     const int k = from + s.lane;
     return __ballot_sync(kAllLanes, k < count && (mask[k] >> s.block_shift & 3u) != 0);
+  }
+  // Colours of item k from channel `first` of `channels` on.
+  __device__ __forceinline__ const float* colors(const RasterizeParams& p, int k, int first) const {
+    if constexpr (kColors > 0)
+      return item[k].color;
+    else
+      return p.colors + int64_t(index[k]) * p.channels + first;
   }
 };
 
@@ -104,7 +122,7 @@ struct PartPictures {
   }
 };
 
-// The weight of a splat at the thread's pixel; 0 under the cutoff.
+// The weight of a splat at the thread's pixel; 0 under the cutoff (infinite: always).
 __device__ __forceinline__ float splat_weight(const LocalSplat& splat, const Place& s, float log2_cutoff) {
   const float e = log2_alpha(splat, s.px, s.py);
   return e >= log2_cutoff ? exp2_fast(e) : 0.0f;

@@ -1,4 +1,4 @@
-// Sums over the 32 lanes of a warp.
+// Sums and maxima over the 32 lanes of a warp.
 #pragma once
 #include "launch.h"
 
@@ -11,6 +11,15 @@ __device__ __forceinline__ float merge(float a, float b, bool high, int distance
   return kept + __shfl_xor_sync(0xffffffffu, sent, distance);
 }
 __device__ __forceinline__ float fold(float a, int distance) { return a + __shfl_xor_sync(0xffffffffu, a, distance); }
+
+// The largest of all lanes' values, on all of them.
+__device__ __forceinline__ int32_t largest(int32_t value) {
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const int32_t other = __shfl_xor_sync(0xffffffffu, value, distance);
+    value = other > value ? other : value;
+  }
+  return value;
+}
 
 // Sums of four values at once, a transposed reduction: 6 shuffles instead of 20. Lane l gets the total of v[l >> 3] (the
 // lanes 0, 8, 16 and 24 stand for the four).

@@ -125,10 +125,11 @@ struct Gradients {
   }
 };
 
-void backward_on_cuda(const RasterizeParams& p, const RasterizeGrads& g, bool by_splat, CudaCall& call) {
+void backward_on_cuda(const RasterizeParams& p, const RasterizeGrads& g, bool by_splat, const Splat2D* splats,
+                      const cuda::Work& work, CudaCall& call) {
   const int64_t rows = by_splat ? p.splats.count : p.lists.count;
   float* sums = call.scratch<float>(rows * record_size(p.channels, g.v_means2d_abs != nullptr));
-  cuda::rasterize_backward(p, g, ready_splats(p, call), {sums, by_splat}, shared_out(p, call), call.stream);
+  cuda::rasterize_backward(p, g, splats, {sums, by_splat}, work, call.stream);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
@@ -155,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
                                       v_alphas ? in<float>(*v_alphas) : nullptr, absgrad);
   run_where(
       inputs.means2d, [&] { cpu::kernels().rasterize_backward(p, g); },
-      [&](CudaCall& call) { backward_on_cuda(p, g, by_splat, call); });
+      [&](CudaCall& call) { backward_on_cuda(p, g, by_splat, ready_splats(p, call), shared_out(p, call), call); });
   return {v.means2d, v.conics, v.opacities, v.colors, v.abs};
 }
 
@@ -185,9 +186,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
         p.alphas = call.scratch<float>(pixels);
         float* v_image = call.scratch<float>(pixels * inputs.D);
         g.v_image = v_image;
-        cuda::rasterize_forward(p, ready_splats(p, call), shared_out(p, call), call.stream);
+        const Splat2D* splats = ready_splats(p, call);
+        const cuda::Work work = shared_out(p, call);
+        cuda::rasterize_forward(p, splats, work, call.stream);
         cuda::image_residual(p, l2, v_image, call.stream);
-        backward_on_cuda(p, g, by_splat, call);
+        backward_on_cuda(p, g, by_splat, splats, work, call);
       });
   return {residual, squared_errors, v.means2d, v.conics, v.opacities, v.colors};
 }

@@ -21,7 +21,7 @@ constexpr double kLog2E = 1.4426950408889634;
 constexpr float kTwoLn2 = 1.3862943611198906f;
 
 // One projected splat, ready to blend. bias = log2(opacity); a culled splat has bias = -infinity.
-struct Splat2D {
+struct alignas(8) Splat2D {
   float x, y;        // centre, pixels
   float ux, uy, vy;  // Cholesky factor of the conic times log2(e)/2
   float bias;
@@ -101,20 +101,20 @@ struct LocalSplat {
 };
 SPLAT_HD LocalSplat localize(const Splat2D& s, float origin_x, float origin_y) {
   const float x = s.x - origin_x, y = s.y - origin_y;
-  return {s.ux, s.uy, -(s.ux * x + s.uy * y), s.vy, -s.vy * y, s.bias};
+  return {s.ux, s.uy, -multiply_add(s.ux, x, s.uy * y), s.vy, -s.vy * y, s.bias};
 }
 template <class V>
 SPLAT_HD V splat_u(const LocalSplat& s, V px, V py) {
-  return V(s.ux) * px + (V(s.uy) * py + V(s.u0));
+  return multiply_add(V(s.ux), px, multiply_add(V(s.uy), py, V(s.u0)));
 }
 template <class V>
 SPLAT_HD V splat_v(const LocalSplat& s, V py) {
-  return V(s.vy) * py + V(s.v0);
+  return multiply_add(V(s.vy), py, V(s.v0));
 }
 template <class V>
 SPLAT_HD V log2_alpha(const LocalSplat& s, V px, V py) {
   const V u = splat_u(s, px, py), v = splat_v(s, py);
-  return (V(s.bias) - v * v) - u * u;
+  return subtract_product(subtract_product(V(s.bias), v, v), u, u);
 }
 
 // ---- alpha: front-to-back compositing with transmittance (3DGS, eq. 3) ------------------------------------------------
@@ -138,7 +138,7 @@ SPLAT_HD V alpha_step(V raw, V& T) {
 template <class V>
 SPLAT_HD V alpha_step_vjp(V raw, V vc, V& T, V& behind, V& weight) {
   const V alpha = minimum(raw, V(kAlphaMax));
-  const V inverse = V(1.0f) / (V(1.0f) - alpha);
+  const V inverse = reciprocal(V(1.0f) - alpha);
   T = T * inverse;
   weight = alpha * T;
   const V v_alpha = vc * T - behind * inverse;
