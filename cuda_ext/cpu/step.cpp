@@ -13,7 +13,12 @@ template <int kDegree, int kFixed>
 void steps(const StepParams& p) {
   const Camera<float> camera(p.project, 0);
   parallel_for(p.project.count, 1024, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) step_gaussian<kDegree, kFixed>(p, camera, i);
+    for (int64_t i = begin; i < end; ++i) {
+      if (!moves(p, i)) continue;
+      const StoredUpdate update(p, i);
+      step_gaussian<kDegree, kFixed>(p, p.sh, camera, update,
+                                     [&](int k, float grad) { update(kShN, int(p.sh.stride), k, grad); });
+    }
   });
 }
 

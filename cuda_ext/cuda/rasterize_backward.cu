@@ -159,7 +159,7 @@ constexpr int kFewRecords = 64;  // a splat with more of them is shared by its w
 
 // Sums a splat's records and turns the moments into gradients. kFixed channels, or any number of them where it is 0.
 template <int kFixed, bool kAbs>
-__global__ void __launch_bounds__(256) sum_records(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
+__global__ void __launch_bounds__(256, 4) sum_records(RasterizeParams p, RasterizeGrads g, const Splat2D* splats,
                                                    GradientSums sums) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const bool mine = i < p.splats.count;

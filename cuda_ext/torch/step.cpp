@@ -4,6 +4,7 @@
 #include "checks.h"
 #include "device.h"
 #include "kernels.h"
+#include "splat/sh.h"
 
 namespace splat {
 namespace {
@@ -50,6 +51,7 @@ void step(Tensors param, Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, cons
   const int64_t coefficients = param[kShN].size(1);
   STD_TORCH_CHECK(degree >= 0 && degree <= kMaxShDegree && coefficients + 1 >= (degree + 1) * (degree + 1),
                   "degree must be in 0 .. 4 and not above what shN holds, got ", degree);
+  STD_TORCH_CHECK(coefficients < kMaxShBasis, "shN must hold at most 24 coefficients, got ", coefficients);
   const Tensor rates = dense(rates_in), viewmats = dense(viewmats_in), Ks = dense(Ks_in), radii = dense(radii_in);
   const Tensor colors = dense(colors_in), v_means2d = dense(v_means2d_in), v_depths = dense(v_depths_in);
   const Tensor v_conics = dense(v_conics_in), v_opacities = dense(v_opacities_in), v_colors = dense(v_colors_in);

@@ -12,20 +12,29 @@ struct StoredUpdate {
   const StepParams& p;
   int64_t i;
   AdamAge age;
+  float rates[kStored];
 
+  // Counts the step up.
+  SPLAT_HD StoredUpdate(const StepParams& p, int64_t i) : p(p), i(i), age(adam_age(p.rule, ++p.steps[i])) {
+    for (int k = 0; k < kStored; ++k) rates[k] = p.rates[k];
+  }
+  // k: of the `width` values that the Gaussian has of this kind.
   SPLAT_HD void operator()(Stored which, int width, int k, float grad) const {
     const int64_t at = i * width + k;
-    adam_update(p.rule, age, p.rates[which], grad, p.exp_avg[which][at], p.exp_avg_sq[which][at], p.param[which][at]);
+    adam_update(p.rule, age, rates[which], grad, p.exp_avg[which][at], p.exp_avg_sq[which][at], p.param[which][at]);
   }
 };
 
-template <int kDegree, int kFixed>
-SPLAT_HD void step_gaussian(const StepParams& p, const Camera<float>& camera, int64_t i) {
-  const bool visible = p.project.radii[2 * i] > 0;
-  if (p.visible_only && !visible) return;
-  const StoredUpdate update{p, i, adam_age(p.rule, ++p.steps[i])};
+SPLAT_HD bool moves(const StepParams& p, int64_t i) { return !p.visible_only || p.project.radii[2 * i] > 0; }
+
+// sh: where the coefficients are read. rest(k, grad): takes the gradient of value k of shN, of all its values once, after
+// the value was read.
+template <int kDegree, int kFixed, class Rest>
+SPLAT_HD void step_gaussian(const StepParams& p, const ShParams<float>& sh, const Camera<float>& camera,
+                            const StoredUpdate& update, Rest&& rest) {
+  const int64_t i = update.i;
   GaussianGradient<float> v{};
-  if (visible) {
+  if (p.project.radii[2 * i] > 0) {
     const Shape<float> shape(p.project, i);
     Collected<float> collected;
     CameraGradient<float> unused;
@@ -33,18 +42,16 @@ SPLAT_HD void step_gaussian(const StepParams& p, const Camera<float>& camera, in
     v = gaussian_gradient(p.project, shape, i, collected);
   }
   // The colours first: they are differentiated at the mean before it moves.
-  const int D = sh_channels<kDegree, kFixed>(p.sh), degree = sh_degree<kDegree, kFixed>(p.sh);
-  const int stored = int(p.sh.stride);
+  const int D = sh_channels<kDegree, kFixed>(sh), degree = sh_degree<kDegree, kFixed>(sh);
   Vec3<float> v_mean{};
   float unused[12];
-  const auto add = [&](int k, int d, float grad) {
-    k == 0 ? update(kSh0, D, d, grad) : update(kShN, stored, (k - 1) * D + d, grad);
-  };
-  const bool used = sh_color_vjp<float, kDegree, kFixed>(p.sh, p.v_colors, 0, i, v_mean, unused, add);
+  const bool used = sh_color_vjp<float, kDegree, kFixed>(
+      sh, p.v_colors, 0, i, v_mean, unused,
+      [&](int k, int d, float grad) { k == 0 ? update(kSh0, D, d, grad) : rest((k - 1) * D + d, grad); });
   if (!used)
     for (int d = 0; d < D; ++d) update(kSh0, D, d, 0.0f);
   const int reached = used ? ((degree + 1) * (degree + 1) - 1) * D : 0;
-  for (int k = reached; k < stored; ++k) update(kShN, stored, k, 0.0f);
+  for (int k = reached; k < int(p.sh.stride); ++k) rest(k, 0.0f);
   const float mean[3] = {v.mean[0] + v_mean.x, v.mean[1] + v_mean.y, v.mean[2] + v_mean.z};
   for (int k = 0; k < 3; ++k) update(kMeans, 3, k, mean[k]);
   for (int k = 0; k < 4; ++k) update(kQuats, 4, k, v.quat[k]);
