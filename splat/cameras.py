@@ -68,7 +68,8 @@ class Cameras:
         check.floats("viewmats", self.viewmats, "C", 4, 4)
         check.floats("Ks", self.Ks, "C", 3, 3)
         check_size(self.width, self.height)
-        if not torch.compiler.is_compiling():  # these look at values, which would cut the graph
+        # These look at values, which would cut a graph that is traced and wait for a GPU, at every cameras[i] too.
+        if not (torch.compiler.is_compiling() or self.viewmats.is_cuda):
             for name in ("viewmats", "Ks"):
                 if not bool(torch.isfinite(getattr(self, name)).all()):
                     raise ValueError(f"{name} must be finite, got NaN or infinity")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splat import RasterizeOptions, rasterize_image
+from splat import ListRoom, RasterizeOptions, rasterize_image
 from tests.scenes import brute_force, splats2d
 
 SIZE = (24, 15)
@@ -118,3 +118,14 @@ def test_bad_input_names_the_argument(change: dict[str, Any], error: type[Except
     call: dict[str, Any] = {"means": a["means"], "shapes": a["covariances"], "colors": a["colors"], "size": SIZE}
     with pytest.raises(error, match=message):
         rasterize_image(**(call | change))
+
+
+def test_a_picture_with_room_is_the_same_and_without_enough_of_it_is_empty() -> None:
+    g = torch.Generator().manual_seed(0)
+    means, log_scales = 30 * torch.rand(20, 2, generator=g), torch.rand(20, 2, generator=g)
+    shapes, colors = (log_scales, torch.rand(20, generator=g)), torch.rand(20, 3, generator=g)
+    wanted, _ = rasterize_image(means, shapes, colors, (33, 30))
+    got, _ = rasterize_image(means, shapes, colors, (33, 30), room=ListRoom(500, 20))
+    assert wanted.any() and torch.equal(got, wanted)
+    empty, alphas = rasterize_image(means, shapes, colors, (33, 30), room=ListRoom(3, 20))
+    assert not empty.any() and not alphas.any()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from splat.core.binning import ALPHA_MIN, bin_splats
+from splat.core.binning import ALPHA_MIN, ListRoom, bin_splats
 from splat.core.checks import Arguments, check_size
 from splat.core.finite import all_finite, finite_rows, keep_rows
 from splat.core.ops import Backend, choose_backend
@@ -38,6 +38,7 @@ def rasterize_image(
     opacities: Tensor | None = None,
     depths: Tensor | None = None,
     background: Tensor | None = None,
+    room: ListRoom | None = None,
     backend: Backend | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draws 2D Gaussians. Differentiable in every float argument but depths.
@@ -52,6 +53,8 @@ def rasterize_image(
         opacities: [N] peak weights (default 1).
         depths: [N], drawing order of blend "alpha", small first (default: by index).
         background: [D], what shows where the Gaussians are transparent.
+        room: lengths of the tile lists, with which nothing waits for a GPU (see `bin_splats`); nothing is drawn where
+            they do not suffice.
 
     Returns:
         image [H, W, D] and alphas [H, W].
@@ -102,6 +105,7 @@ def rasterize_image(
         depth_order=ordered,
         cutoff=options.cutoff,
         colors=colors[None],
+        room=room,
         backend=backend,
     )
     backgrounds = None if background is None else background[None]

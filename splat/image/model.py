@@ -122,8 +122,10 @@ class ImageGaussians:
             raise ValueError(
                 f"the picture would be {out_width} x {out_height} pixels, at most {MAX_SIDE} a side; draw it in crops"
             )
-        shift = torch.tensor([x, y], dtype=self.means.dtype, device=self.means.device)
-        model = replace(self, means=self.means - shift)
+        model = self
+        if crop is not None:
+            shift = torch.tensor([x, y], dtype=self.means.dtype, device=self.means.device)
+            model = replace(self, means=self.means - shift)
         if factor_x != 1.0 or factor_y != 1.0:
             model = model.scaled(factor_x, factor_y)
         shapes = (model.log_scales, model.angles)
