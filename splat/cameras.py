@@ -87,7 +87,7 @@ class Cameras:
             check_int("index", index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"index must be in {-len(self)} .. {len(self) - 1}, got {index}")
-            index = [index]
+            index = slice(index % len(self), index % len(self) + 1)  # a list would be copied to a GPU, which waits
         rows = index[None] if isinstance(index, Tensor) and index.dim() == 0 else index
         return replace(self, viewmats=self.viewmats[rows], Ks=self.Ks[rows])
 

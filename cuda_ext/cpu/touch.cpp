@@ -72,6 +72,8 @@ void touch(const SplatArrays& splats, TileGrid grid, float cutoff, int64_t begin
   for (int64_t first = begin; first < end; first += kChunk) {
     const int64_t count = end - first < kChunk ? end - first : kChunk;
     for (int64_t k = 0; k < count; ++k) ellipses[k] = make_ellipse(splats, first + k, log2_cutoff);
+    for (int64_t k = 0; splats.channels > 0 && k < count; ++k)
+      if (!finite_colors(splats, first + k)) ellipses[k].level = -1.0f;
     for (int64_t k = 0; k < count; ++k)
       tiles_per_splat[first + k] = ellipses[k].level >= 0.0f ? touch_splat(ellipses[k], grid, piece) : 0;
   }

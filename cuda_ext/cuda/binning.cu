@@ -20,7 +20,8 @@ __device__ __forceinline__ int64_t thread_index() { return int64_t(blockIdx.x) *
 // counts [S + 1], the last one 0, so that an exclusive sum ends with the total.
 __global__ void __launch_bounds__(256) count_tiles(SplatArrays splats, TileGrid grid, float cutoff, int64_t* counts) {
   const int64_t i = thread_index();
-  const Ellipse e = i < splats.count ? make_ellipse(splats, i, log2_fast(cutoff)) : nothing();
+  const bool drawn = i < splats.count && finite_colors(splats, i);
+  const Ellipse e = drawn ? make_ellipse(splats, i, log2_fast(cutoff)) : nothing();
   const int64_t count = for_warp_tiles(e, grid, 0, [](int, int64_t, int32_t, uint32_t) {});
   if (i <= splats.count) counts[i] = count;
 }

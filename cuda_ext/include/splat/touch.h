@@ -19,9 +19,9 @@ struct Ellipse {
   float rightmost_dy;  // dy of the point with the largest dx (its mirror has the smallest)
 };
 
-// Whether splat i may be drawn at all, its shape and its opacity aside.
-SPLAT_HD bool drawable(const SplatArrays& a, int64_t i) {
-  bool good = a.radii == nullptr || a.radii[2 * i] > 0;
+// Whether the colours of splat i are finite, or unknown. Apart from make_ellipse, which then vectorises over splats.
+SPLAT_HD bool finite_colors(const SplatArrays& a, int64_t i) {
+  bool good = true;
   for (int32_t d = 0; d < a.channels; ++d) {
     const float c = a.colors[i * a.channels + d];
     good &= c - c == 0.0f;
@@ -33,7 +33,7 @@ SPLAT_HD Ellipse make_ellipse(const SplatArrays& a, int64_t i, float log2_cutoff
   Ellipse e;
   const float* q = a.conics + 3 * i;
   e.s = make_splat(a.means2d[2 * i], a.means2d[2 * i + 1], q[0], q[1], q[2], a.opacities[i], log2_cutoff);
-  const bool drawn = (e.s.bias >= log2_cutoff) & drawable(a, i);
+  const bool drawn = (e.s.bias >= log2_cutoff) & (a.radii == nullptr || a.radii[2 * i] > 0);
   // A little larger than exact, so that rounding here never loses a pixel that the blending kernel would draw.
   const float level = ((drawn ? e.s.bias : log2_cutoff) - log2_cutoff) * 1.00001f + 1e-5f;
   e.level = drawn ? level : -1.0f;
