@@ -37,6 +37,7 @@ from splat.image.fitter import Fit
 from splat.image.init import structure_tensor
 from splat.loss import photometric_loss
 from splat.metrics import ms_ssim, psnr
+from splat.rendering import Rendered
 
 PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim05.png"
 
@@ -110,6 +111,8 @@ def garden(path: Path) -> None:
         show("  bin", measure(lambda: bin_splats(splats, width=width, height=height)))
         show("  rasterize", measure(lambda: rasterize(splats, features, tiles)))
     one_thread(step)
+    values = (means, quats, scales.log(), opacities.logit(), sh0, shN)
+    training(splat.Gaussians(*(t.detach() for t in values)), splat.Cameras(viewmat, K, width, height))
     peer = gsplat_reference(tuple(t.detach() for t in geometry), tiles, weights)
     if peer is None:
         print("  gsplat is not installed: no comparison\n")
@@ -118,6 +121,28 @@ def garden(path: Path) -> None:
     theirs = measure(peer, 3)
     note = f"{theirs[0] / times[0]:.0f}x the CPU time of ours with its binning; largest difference {difference:.1e}"
     show("gsplat's torch reference, tile lists for free", theirs, note + "\n")
+
+
+def training(gaussians: splat.Gaussians, camera: splat.Cameras) -> None:
+    """A training step, rendering and loss included: fused, by stages with our Adam, and with torch's."""
+    target = torch.rand(1, camera.height, camera.width, 3, generator=torch.Generator().manual_seed(0))
+
+    def loss_of(view: Rendered) -> Tensor:
+        return photometric_loss(view.color, target)
+
+    still = splat.LearningRates(*[0.0] * 6)  # nothing moves: every step is the same work
+    adam = splat.GaussianAdam(gaussians, still)
+    show("training step, fused", measure(lambda: adam.step(camera, loss_of)))
+    show("training step, by stages", measure(lambda: adam.step(camera, loss_of, fused=False)))
+    leaves = gaussians.map(lambda t: t.clone().requires_grad_())
+    theirs = torch.optim.Adam(list(leaves.parameters().values()), lr=0.0, fused=True)
+
+    def step() -> None:
+        theirs.zero_grad()
+        loss_of(splat.render(leaves, camera)).backward()  # type: ignore[no-untyped-call]
+        theirs.step()
+
+    show("training step, torch.optim.Adam(fused=True)", measure(step))
 
 
 def one_thread(step: Callable[[], object]) -> None:
