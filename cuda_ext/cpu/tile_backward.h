@@ -59,18 +59,10 @@ struct EntrySums {
       else
         record[kMoments + d] += v;
     }
-    const Lanes u = splat_u(s, centre.x, centre.y), v = splat_v(s, centre.y);
-    const Lanes g_u = g * u, g_v = g * v;
-    moments[0] += g;
-    moments[1] += g_u;
-    moments[2] += g_v;
-    moments[3] += g_u * u;
-    moments[4] += g_u * v;
-    moments[5] += g_v * v;
-    if constexpr (kAbs) {
-      absolute_sums[0] += absolute(g_u);
-      absolute_sums[1] += absolute(Lanes(s.uy) * g_u + Lanes(s.vy) * g_v);
-    }
+    const PixelShare<Lanes> share = pixel_share(s, centre.x, centre.y, g);
+    for (int i = 0; i < kMoments; ++i) moments[i] += share.moments[i];
+    if constexpr (kAbs)
+      for (int i = 0; i < 2; ++i) absolute_sums[i] += share.absolutes[i];
   }
   // Sets a record in registers; run-time channels have been summed there already.
   SPLAT_HD void set(Lanes* record, int channels) const {

@@ -120,13 +120,12 @@ __global__ void __launch_bounds__(256, kFixed ? kBackwardBlocks : 4)
         grad = alpha_step_vjp(raw, vc, pixel.T, pixel.behind, weight);
       else
         grad = order_free_vjp(weight, vc);
-      const float u = splat_u(splat, s.px, s.py), v = splat_v(splat, s.py), gu = grad * u, gv = grad * v;
-      float values[kSize] = {grad, gu, gv, gu * u, gu * v, gv * v};
+      const PixelShare<float> share = pixel_share(splat, s.px, s.py, grad);
+      float values[kSize] = {};
+      for (int m = 0; m < kMoments; ++m) values[m] = share.moments[m];
       for (int d = 0; d < kColors; ++d) values[kMoments + d] = weight * v_color[d];
-      if (kAbs) {
-        values[kMoments + kColors] = fabsf(gu);
-        values[kMoments + kColors + 1] = fabsf(splat.uy * gu + splat.vy * gv);
-      }
+      if (kAbs)
+        for (int a = 0; a < 2; ++a) values[kMoments + kColors + a] = share.absolutes[a];
       done |= 1u << k;
       for (int i = 0; i < kSize; i += 4) {
         const float total = sum4(values + i, s.lane);

@@ -2,6 +2,7 @@
 #include "checks.h"
 #include "device.h"
 #include "kernels.h"
+#include "project.h"
 
 namespace splat {
 namespace {
@@ -25,12 +26,6 @@ struct Scene {
   Tensor opacities, viewmats, Ks;
   int64_t N, C;
 };
-struct View {
-  int64_t width, height;
-  double eps2d, near_plane, far_plane, radius_clip;
-  int64_t camera_model;
-  bool antialiased, raw;
-};
 
 Scene gather_scene(const Tensor& means, const OptTensor& quats, const OptTensor& scales, const OptTensor& covars,
                    const Tensor& opacities, const Tensor& viewmats, const Tensor& Ks) {
@@ -53,7 +48,7 @@ Scene gather_scene(const Tensor& means, const OptTensor& quats, const OptTensor&
 }
 
 template <class T>
-ProjectParams<T> project_params(const Scene& s, const View& v) {
+ProjectParams<T> project_params(const Scene& s, const ProjectView& v) {
   ProjectParams<T> p{};
   p.means = in<T>(s.means);
   p.quats = in_or_null<T>(s.quats);
@@ -64,20 +59,12 @@ ProjectParams<T> project_params(const Scene& s, const View& v) {
   p.Ks = in<T>(s.Ks);
   p.count = s.N;
   p.cameras = static_cast<int32_t>(s.C);
-  p.width = static_cast<int32_t>(v.width);
-  p.height = static_cast<int32_t>(v.height);
-  p.eps2d = static_cast<T>(v.eps2d);
-  p.near_plane = static_cast<T>(v.near_plane);
-  p.far_plane = static_cast<T>(v.far_plane);
-  p.radius_clip = static_cast<T>(v.radius_clip);
-  p.camera_model = static_cast<int32_t>(v.camera_model);
-  p.antialiased = v.antialiased;
-  p.raw = v.raw;
+  set_view(p, v);
   return p;
 }
 
 template <class T, class Kernel>
-void run_project(const Scene& s, const View& v, Tensor& radii, Tensor& means2d, Tensor& depths, Tensor& conics,
+void run_project(const Scene& s, const ProjectView& v, Tensor& radii, Tensor& means2d, Tensor& depths, Tensor& conics,
                  Tensor& opacities2d, Kernel&& kernel) {
   ProjectParams<T> p = project_params<T>(s, v);
   p.radii = out<int32_t>(radii);
@@ -93,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> project(
     const Tensor& opacities, const Tensor& viewmats, const Tensor& Ks, int64_t width, int64_t height, double eps2d,
     double near_plane, double far_plane, double radius_clip, int64_t camera_model, bool antialiased, bool raw) {
   const Scene s = gather_scene(means, quats, scales, covars, opacities, viewmats, Ks);
-  const View v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased, raw};
+  const ProjectView v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased, raw};
   Tensor radii = torch::stable::new_empty(s.means, {s.C, s.N, 2}, ScalarType::Int);
   Tensor means2d = torch::stable::new_empty(s.means, {s.C, s.N, 2});
   Tensor depths = torch::stable::new_empty(s.means, {s.C, s.N});
@@ -114,7 +101,7 @@ struct SplatGradients {
 };
 
 template <class T, class Kernel>
-void run_project_backward(const Scene& s, const View& v, const SplatGradients& g, std::array<Tensor, 7>& results,
+void run_project_backward(const Scene& s, const ProjectView& v, const SplatGradients& g, std::array<Tensor, 7>& results,
                           Kernel&& kernel) {
   ProjectParams<T> p = project_params<T>(s, v);
   p.radii = const_cast<int32_t*>(in<int32_t>(g.radii));  // only read in this direction
@@ -132,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backw
     const Tensor& radii, const Tensor& v_means2d, const Tensor& v_depths, const Tensor& v_conics,
     const Tensor& v_opacities2d) {
   const Scene s = gather_scene(means, quats, scales, covars, opacities, viewmats, Ks);
-  const View v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased, raw};
+  const ProjectView v{width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased, raw};
   const SplatGradients g{dense(radii), dense(v_means2d), dense(v_depths), dense(v_conics), dense(v_opacities2d)};
   const int64_t with_shape = quats ? s.N : 0, with_covars = covars ? s.N : 0;
   const auto empty = [&](std::initializer_list<int64_t> shape) { return torch::stable::new_empty(s.means, shape); };

@@ -4,6 +4,7 @@
 #include "checks.h"
 #include "device.h"
 #include "kernels.h"
+#include "project.h"
 #include "splat/sh.h"
 
 namespace splat {
@@ -61,11 +62,7 @@ void step(Tensors param, Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, cons
   project.opacities = p.param[kOpacityLogits];
   project.viewmats = in<float>(viewmats), project.Ks = in<float>(Ks);
   project.count = N, project.cameras = 1;
-  project.width = static_cast<int32_t>(width), project.height = static_cast<int32_t>(height);
-  project.eps2d = static_cast<float>(eps2d), project.near_plane = static_cast<float>(near_plane);
-  project.far_plane = static_cast<float>(far_plane), project.radius_clip = static_cast<float>(radius_clip);
-  project.camera_model = static_cast<int32_t>(camera_model);
-  project.antialiased = antialiased, project.raw = true;
+  set_view(project, {width, height, eps2d, near_plane, far_plane, radius_clip, camera_model, antialiased, true});
   project.radii = const_cast<int32_t*>(in<int32_t>(radii));  // only read in this direction
   p.splats.v_means2d = in<float>(v_means2d), p.splats.v_depths = in<float>(v_depths);
   p.splats.v_conics = in<float>(v_conics), p.splats.v_opacities2d = in<float>(v_opacities);

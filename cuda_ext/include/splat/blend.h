@@ -117,6 +117,18 @@ SPLAT_HD V log2_alpha(const LocalSplat& s, V px, V py) {
   return subtract_product(subtract_product(V(s.bias), v, v), u, u);
 }
 
+// What a pixel adds to the sums of a splat, g = dL/d(ln alpha) there: the moments in their order, and the absolute gradients
+// of the mean that absgrad wants, over 2 ln2 (the first of them over ux too).
+template <class V>
+struct PixelShare {
+  V moments[6], absolutes[2];
+};
+template <class V>
+SPLAT_HD PixelShare<V> pixel_share(const LocalSplat& s, V px, V py, V g) {
+  const V u = splat_u(s, px, py), v = splat_v(s, py), gu = g * u, gv = g * v;
+  return {{g, gu, gv, gu * u, gu * v, gv * v}, {absolute(gu), absolute(V(s.uy) * gu + V(s.vy) * gv)}};
+}
+
 // ---- alpha: front-to-back compositing with transmittance (3DGS, eq. 3) ------------------------------------------------
 // T > 0 while the pixel is open; a stopped pixel keeps -T, so that no separate flag is carried. raw = the Gaussian's alpha
 // before the clamp, 0 where it is under the cutoff (which changes nothing).

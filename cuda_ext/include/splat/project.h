@@ -92,8 +92,9 @@ SPLAT_HD Vec3<T> mean_of(const ProjectParams<T>& p, int64_t i) {
 template <class T>
 SPLAT_HD bool project_gaussian(const ProjectParams<T>& p, const Camera<T>& camera, int64_t i, int64_t to) {
   const Vec3<T> point = camera.to_camera(mean_of(p, i));
-  const T opacity = opacity_of(p, i);
+  // First what the mean alone tells: a warp whose Gaussians all lie outside reads nothing else.
   if (!(point.z >= p.near_plane && point.z <= p.far_plane && finite(point.x) && finite(point.y))) return false;
+  const T opacity = opacity_of(p, i);
   if (!(opacity >= T(kAlphaMin) && finite(opacity))) return false;
   const Shape<T> shape(p, i);
   if (!shape.valid) return false;

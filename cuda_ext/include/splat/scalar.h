@@ -45,6 +45,7 @@ SPLAT_HD float minimum(float a, float b) { return a < b ? a : b; }
 SPLAT_HD float maximum(float a, float b) { return a > b ? a : b; }
 SPLAT_HD float square_root(float a) { return sqrtf(a); }
 SPLAT_HD double square_root(double a) { return sqrt(a); }
+SPLAT_HD float absolute(float a) { return fabsf(a); }
 SPLAT_HD float negative_absolute(float a) { return -fabsf(a); }
 SPLAT_HD float select(bool m, float a, float b) { return m ? a : b; }
 SPLAT_HD float keep(bool m, float a) { return m ? a : 0.0f; }
