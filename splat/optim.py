@@ -44,6 +44,23 @@ class Step:
     """Before the step. `rendered.info.splats.means2d.grad` [C, N, 2] is what densification looks at."""
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What a step renders, and how."""
+
+    cameras: Cameras
+    loss_of: Callable[[Rendered], Tensor]
+    background: Tensor | None
+    degree: int
+    options: RenderOptions
+    backend: Backend | None
+
+    def overflowed(self, view: Rendered) -> Tensor | None:
+        """bool []: the tile lists did not fit; None where they had all the room they wanted."""
+        room, tiles = self.options.room, view.info.tiles
+        return None if room is None or tiles is None else tiles.overflowed(room)
+
+
 class GaussianAdam:
     """The six tensors of a scene and their Adam moments.
 
@@ -112,25 +129,25 @@ class GaussianAdam:
         )
         if fused and not can:
             raise ValueError("fused needs one camera, without gradients of viewmats and Ks, on the cpu or cuda backend")
-        if can if fused is None else fused:
-            return self._fused(cameras, loss_of, background, degree, options, backend)
-        return self._by_stages(cameras, loss_of, background, degree, options, backend)
+        this = _Pass(cameras, loss_of, background, degree, options, backend)
+        return self._fused(this) if (can if fused is None else fused) else self._by_stages(this)
 
-    def _fused(
-        self,
-        cameras: Cameras,
-        loss_of: Callable[[Rendered], Tensor],
-        background: Tensor | None,
-        degree: int,
-        options: RenderOptions,
-        backend: Backend | None,
-    ) -> Step:
+    def _fused(self, this: _Pass) -> Step:
+        cameras, options = this.cameras, this.options
         with torch.no_grad():
-            made, colors = front_end(self.gaussians, cameras, degree, options, backend)
+            made, colors = front_end(self.gaussians, cameras, this.degree, options, this.backend)
         leaves = [t.requires_grad_(True) for t in (made.means2d, made.depths, made.conics, made.opacities, colors)]
         with torch.enable_grad():
-            view = draw(self.gaussians, cameras, made, colors, background=background, options=options, backend=backend)
-            loss = loss_of(view)
+            view = draw(
+                self.gaussians,
+                cameras,
+                made,
+                colors,
+                background=this.background,
+                options=options,
+                backend=this.backend,
+            )
+            loss = this.loss_of(view)
             loss.backward()  # type: ignore[no-untyped-call]
         grads = [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
         o = options.project
@@ -146,38 +163,36 @@ class GaussianAdam:
             cameras.height,
             *(o.eps2d, o.near_plane, o.far_plane, o.radius_clip, CAMERA_MODELS.index(cameras.camera_model)),
             o.antialiased,
-            degree,
+            this.degree,
             made.radii,
             colors,
             *grads,
             *astuple(self.rule),
             self.visible_only,
-            _overflowed(view, options),
+            this.overflowed(view),
         )
         return Step(loss.detach(), view)
 
-    def _by_stages(
-        self,
-        cameras: Cameras,
-        loss_of: Callable[[Rendered], Tensor],
-        background: Tensor | None,
-        degree: int,
-        options: RenderOptions,
-        backend: Backend | None,
-    ) -> Step:
+    def _by_stages(self, this: _Pass) -> Step:
         params = self.gaussians.parameters()
         for param in params.values():
             param.requires_grad_(True).grad = None
         with torch.enable_grad():
-            how = {"background": background, "sh_degree": degree, "options": options, "backend": backend}
-            view = render(self.gaussians, cameras, **how)  # type: ignore[arg-type]
+            view = render(
+                self.gaussians,
+                this.cameras,
+                background=this.background,
+                sh_degree=this.degree,
+                options=this.options,
+                backend=this.backend,
+            )
             if view.info.splats.means2d.requires_grad:
                 view.info.splats.means2d.retain_grad()
-            loss = loss_of(view)
+            loss = this.loss_of(view)
             loss.backward()  # type: ignore[no-untyped-call]
         for param in params.values():
             param.requires_grad_(False)
-        overflowed = _overflowed(view, options)
+        overflowed = this.overflowed(view)
         if overflowed is None or not bool(overflowed):
             rows = (view.info.splats.radii > 0).all(-1).any(0).nonzero()[:, 0] if self.visible_only else None
             self._adam(rows)
@@ -202,9 +217,3 @@ class GaussianAdam:
             adam_step(some[0], grad[rows], some[1], some[2], self.steps[rows], rate, self.rule)
             for table, value in zip((param, *moments), some, strict=True):
                 table[rows] = value
-
-
-def _overflowed(view: Rendered, options: RenderOptions) -> Tensor | None:
-    if options.room is None or view.info.tiles is None:
-        return None
-    return view.info.tiles.overflowed(options.room)

@@ -178,10 +178,21 @@ def test_rates_can_change_and_must_be_rates() -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    ("degree", "visible_only", "skip"), [(0, False, None), (3, False, False), (4, True, None), (3, False, True)]
+    ("stored", "degree", "visible_only", "skip"),
+    [
+        (0, 0, False, None),
+        (2, 2, True, None),
+        (3, 1, False, None),
+        (3, 3, False, False),
+        (4, 2, False, None),
+        (4, 4, True, None),
+        (3, 3, False, True),
+    ],
 )
-def test_the_emulated_step_is_the_cpus(reverse: bool, degree: int, visible_only: bool, skip: bool | None) -> None:
-    gaussians, cameras = scene(degree=degree)
+def test_the_emulated_step_is_the_cpus(
+    reverse: bool, stored: int, degree: int, visible_only: bool, skip: bool | None
+) -> None:
+    gaussians, cameras = scene(degree=stored)
     ours = GaussianAdam(gaussians, RATES, rule=EXACT, visible_only=visible_only)
     theirs = GaussianAdam(gaussians, RATES, rule=EXACT, visible_only=visible_only)
     for adam in (ours, theirs):
@@ -191,7 +202,7 @@ def test_the_emulated_step_is_the_cpus(reverse: bool, degree: int, visible_only:
             adam.exp_avg[name].copy_(1e-2 * torch.randn(adam.exp_avg[name].shape, generator=g))
             adam.exp_avg_sq[name].copy_(1e-3 * torch.rand(adam.exp_avg[name].shape, generator=g))
     before = tables(ours)
-    done = ours.step(cameras, loss_of)
+    done = ours.step(cameras, loss_of, sh_degree=degree)
     made = done.rendered.info.splats
     harmonics = (gaussians.sh0, gaussians.shN, made.radii, degree)
     colors = sh_colors(gaussians.means, cameras.viewmats, *harmonics).requires_grad_(True)

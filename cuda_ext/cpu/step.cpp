@@ -16,7 +16,7 @@ void steps(const StepParams& p) {
     for (int64_t i = begin; i < end; ++i) {
       if (!moves(p, i)) continue;
       const StoredUpdate update(p, i);
-      step_gaussian<kDegree, kFixed>(p, p.sh, camera, update,
+      step_gaussian<kDegree, kFixed>(p, camera, update, p.sh.shN + i * p.sh.stride,
                                      [&](int k, float grad) { update(kShN, int(p.sh.stride), k, grad); });
     }
   });

@@ -25,10 +25,11 @@ __device__ __forceinline__ void walk(const RasterizeParams& p, const Splat2D* sp
     const int count = s.end - first < kBatch ? s.end - first : kBatch;
     batch.load(p, splats, s, first, count);
     __syncthreads();
-    for (int from = 0; from < count; from += kWarp) {
+    const Item<kColors>* item = batch.item;  // a pointer of its own: else its base is made again at every visit
+    for (int from = 0; from < count; from += kWarp, item += kWarp) {
       for (unsigned hits = batch.hits(s, from, count); hits != 0; hits &= hits - 1) {
-        const int k = from + __ffs(int(hits)) - 1;
-        const float raw = splat_weight(batch.item[k].splat, s, cut);
+        const int bit = __ffs(int(hits)) - 1, k = from + bit;
+        const float raw = splat_weight(item[bit].splat, s, cut);
         if (raw == 0.0f) continue;
         body(k, raw, first - s.list + k);
         if (done) cut = INFINITY;
@@ -81,7 +82,8 @@ __device__ __forceinline__ void write_alpha(const RasterizeParams& p, const Plac
 
 // kFixed channels, or chunk blockIdx.y of kChunk of them where it is 0. alone: parts of split tiles only.
 template <Blend kBlend, int kFixed>
-__global__ void __launch_bounds__(256, kFixed ? 5 : 4) blend_tiles(RasterizeParams p, const Splat2D* splats, Work work, bool alone) {
+__global__ void __launch_bounds__(256, kFixed ? 5 : 4)
+    blend_tiles(RasterizeParams p, const Splat2D* splats, Work work, bool alone) {
   constexpr int kChannels = kFixed ? kFixed : kChunk;
   __shared__ Batch<kBatch, kFixed> batch;
   const Part part = part_of(work);
@@ -124,7 +126,10 @@ __global__ void __launch_bounds__(256) parts_through(RasterizeParams p, const Sp
   const Place s = place_of(p, part, work.longest);
   float T = 1.0f;
   bool done = !s.inside;
-  walk(p, splats, s, batch, done, [&](int, float raw, int32_t) { T -= alpha_weight(raw, T); });
+  walk(p, splats, s, batch, done, [&](int, float raw, int32_t) {
+    T -= alpha_weight(raw, T);
+    done = T <= kTransmittanceMin;  // whatever is before it: the pixel stops here or earlier
+  });
   work.through[int64_t(part.slot) * kThreads + threadIdx.x] = T;
 }
 
@@ -185,7 +190,8 @@ struct Largest {
 
 // kTop: K or a little more.
 template <int kTop>
-__global__ void __launch_bounds__(256, kTop == 10 || kTop == 16 ? 2 : 4) top_tiles(RasterizeParams p, const Splat2D* splats, Work work) {
+__global__ void __launch_bounds__(256, kTop == 10 || kTop == 16 ? 2 : 4)
+    top_tiles(RasterizeParams p, const Splat2D* splats, Work work) {
   __shared__ Batch<kBatch, 0> batch;
   const Part part = part_of(work);
   const Place s = place_of(p, part, work.longest);

@@ -13,7 +13,7 @@ __device__ __forceinline__ int32_t list_length(const int64_t* offsets, int64_t t
   return int32_t(offsets[t + 1] - offsets[t]);
 }
 __device__ __forceinline__ int32_t parts_of(int32_t length, int32_t longest) {
-  return longest > 0 && length > longest ? (length + longest - 1) / longest : 1;
+  return longest > 0 && length > longest ? (length - 1) / longest + 1 : 1;
 }
 
 // counts [tiles + 1], the last one 0.

@@ -16,7 +16,7 @@ SPLAT_HD AdamAge adam_age(const AdamRule& rule, int32_t steps) {
 }
 SPLAT_HD void adam_update(const AdamRule& rule, const AdamAge& age, float rate, float grad, float& exp_avg,
                           float& exp_avg_sq, float& param) {
-  // All three are read before one is written: the compiler cannot know that they are apart, and would wait.
+  // Read before any is written: the compiler cannot know that they are apart, and would read again.
   const float first = rule.beta1 * exp_avg + (1.0f - rule.beta1) * grad;
   const float second = rule.beta2 * exp_avg_sq + (1.0f - rule.beta2) * grad * grad;
   const float moved = param - rate * age.inverse1 * first / (sqrtf(second * age.inverse2) + rule.epsilon);

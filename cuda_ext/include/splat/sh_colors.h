@@ -76,13 +76,13 @@ SPLAT_HD void clear_sh(const ShParams<T>& p, const ShGrads<T>& g, int64_t i) {
   for (int k = 0; k < 3; ++k) g.v_means[3 * i + k] = T(0);
 }
 
-// VJP of sh_color for camera c. add(k, d, v): takes dL/d(coefficient k of channel d), for the bands in use, after the
+// VJP of sh_color for camera c. shN: the Gaussian's row of coefficients. add(k, d, v): takes dL/d(coefficient k of channel d), for the bands in use, after the
 // coefficient was read. v_mean and camera, dL/d(mean) and dL/d[R t], are set; false (and nothing is done) where they are
 // zero with all the rest: where the splat is culled or all of its v_colors are zero, as for the many splats that others
 // hide, and for those whose coefficients are not finite.
 template <class T, int kDegree, int kFixed, class Add>
-SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const T* v_colors, int64_t c, int64_t i, Vec3<T>& v_mean, T* camera,
-                           Add&& add) {
+SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const T* shN, const T* v_colors, int64_t c, int64_t i,
+                           Vec3<T>& v_mean, T* camera, Add&& add) {
   const int degree = sh_degree<kDegree, kFixed>(p), basis = (degree + 1) * (degree + 1);
   const int D = sh_channels<kDegree, kFixed>(p);
   const int64_t at = c * p.count + i;
@@ -100,7 +100,7 @@ SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const T* v_colors, int64_t c, i
     const T v = p.colors[at * D + d] > T(0) ? v_colors[at * D + d] : T(0);  // clamped at zero: no gradient
     add(0, d, b[0].v * v);
     for (int k = 1; k < basis; ++k) {
-      v_b[k] += p.shN[i * p.stride + (k - 1) * D + d] * v;
+      v_b[k] += shN[(k - 1) * D + d] * v;
       add(k, d, b[k].v * v);
     }
   }
@@ -119,9 +119,9 @@ SPLAT_HD bool sh_color_vjp(const ShParams<T>& p, const ShGrads<T>& g, int64_t c,
   T* v_sh0 = g.v_sh0 + i * D;
   T* v_shN = g.v_shN + i * p.stride;
   Vec3<T> v;
-  const bool used = sh_color_vjp<T, kDegree, kFixed>(p, g.v_colors, c, i, v, camera, [=](int k, int d, T value) {
-    (k == 0 ? v_sh0[d] : v_shN[(k - 1) * D + d]) += value;
-  });
+  const bool used = sh_color_vjp<T, kDegree, kFixed>(
+      p, p.shN + i * p.stride, g.v_colors, c, i, v, camera,
+      [=](int k, int d, T value) { (k == 0 ? v_sh0[d] : v_shN[(k - 1) * D + d]) += value; });
   if (!used) return false;
   g.v_means[3 * i] += v.x, g.v_means[3 * i + 1] += v.y, g.v_means[3 * i + 2] += v.z;
   return true;

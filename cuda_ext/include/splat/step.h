@@ -27,11 +27,10 @@ struct StoredUpdate {
 
 SPLAT_HD bool moves(const StepParams& p, int64_t i) { return !p.visible_only || p.project.radii[2 * i] > 0; }
 
-// sh: where the coefficients are read. rest(k, grad): takes the gradient of value k of shN, of all its values once, after
-// the value was read.
+// shN: the Gaussian's row. rest(k, grad): takes the gradient of value k of it, of each once, after the value was read.
 template <int kDegree, int kFixed, class Rest>
-SPLAT_HD void step_gaussian(const StepParams& p, const ShParams<float>& sh, const Camera<float>& camera,
-                            const StoredUpdate& update, Rest&& rest) {
+SPLAT_HD void step_gaussian(const StepParams& p, const Camera<float>& camera, const StoredUpdate& update,
+                            const float* shN, Rest&& rest) {
   const int64_t i = update.i;
   GaussianGradient<float> v{};
   if (p.project.radii[2 * i] > 0) {
@@ -42,11 +41,11 @@ SPLAT_HD void step_gaussian(const StepParams& p, const ShParams<float>& sh, cons
     v = gaussian_gradient(p.project, shape, i, collected);
   }
   // The colours first: they are differentiated at the mean before it moves.
-  const int D = sh_channels<kDegree, kFixed>(sh), degree = sh_degree<kDegree, kFixed>(sh);
+  const int D = sh_channels<kDegree, kFixed>(p.sh), degree = sh_degree<kDegree, kFixed>(p.sh);
   Vec3<float> v_mean{};
   float unused[12];
   const bool used = sh_color_vjp<float, kDegree, kFixed>(
-      sh, p.v_colors, 0, i, v_mean, unused,
+      p.sh, shN, p.v_colors, 0, i, v_mean, unused,
       [&](int k, int d, float grad) { k == 0 ? update(kSh0, D, d, grad) : rest((k - 1) * D + d, grad); });
   if (!used)
     for (int d = 0; d < D; ++d) update(kSh0, D, d, 0.0f);
