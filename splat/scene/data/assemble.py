@@ -1,4 +1,4 @@
-"""From posed picture files, however they were listed, to a Capture: sizes, undistortion, masks, split, normalisation."""
+"""From posed picture files, however they were listed, to a Capture: sizes, masks, split, normalisation."""
 
 from __future__ import annotations
 
@@ -189,9 +189,10 @@ def _turned(frame: Frame, path: Path, header: Header) -> tuple[bool, Lens]:
         upright = bool(frame.upright)
         return upright, frame.lens.lens(*(turned if upright else stored))
     lens = frame.lens
-    upright = frame.upright
-    if upright is None:
+    if frame.upright is None:
         upright = not _same_shape(lens.width, lens.height, *stored) and _same_shape(lens.width, lens.height, *turned)
+    else:
+        upright = frame.upright
     size = turned if upright else stored
     if not _same_shape(lens.width, lens.height, *size):
         raise BrokenPhoto(f"{path} has {size[0]} x {size[1]} pixels, its camera {lens.width} x {lens.height}")

@@ -13,8 +13,8 @@ class DataOptions:
     """How a data set is read; everything has a default."""
 
     downscale: int | None = None
-    """Pictures 1/N as large, from images_N where there is such a folder; default: 1, 2, 4, ... so that the longer side is at
-    most max_side."""
+    """Pictures 1/N as large, from images_N where there is such a folder; default: 1, 2, 4, ... so that the longer side
+    is at most max_side."""
     max_side: int = 1600
     """Longest side when `downscale` is not given, pixels."""
     test_every: int = 8

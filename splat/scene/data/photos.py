@@ -117,10 +117,10 @@ def halved(photo: Photo, halvings: int) -> Photo:
     pixels = photo.rgb.numpy()
     if photo.alpha is not None:
         pixels = np.concatenate([pixels, photo.alpha.numpy()[..., None]], 2)
-    small = torch.from_numpy(_resized(pixels, *size))
+    small = torch.from_numpy(resize_area(pixels, *size))
     mask = None
     if photo.mask is not None:
-        mask = torch.from_numpy(_resized(photo.mask.numpy().astype(np.uint8)[..., None] * 255, *size)[..., 0]) > 254
+        mask = torch.from_numpy(resize_area(photo.mask.numpy().astype(np.uint8)[..., None] * 255, *size)[..., 0]) > 254
     depth = None if photo.depth is None else torch.from_numpy(_nearest(photo.depth.numpy(), *size))
     alpha = small[..., 3].contiguous() if photo.alpha is not None else None
     return Photo(small[..., :3].contiguous(), alpha, mask, depth)
@@ -332,11 +332,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def _shrunk(pixels: Array, lens: Lens) -> Array:
-    return _resized(pixels, lens.width, lens.height)
+    return resize_area(pixels, lens.width, lens.height)
 
 
-def _resized(pixels: Array, width: int, height: int) -> Array:
-    """uint8 [H, W, C] averaged over areas; with 4 channels the colours are weighted by alpha."""
+def resize_area(pixels: Array, width: int, height: int) -> Array:
+    """uint8 [H, W, C] averaged over the areas of the new pixels; with 4 channels the colours are weighted by alpha."""
     if pixels.shape[:2] == (height, width):
         return pixels
     if pixels.shape[2] != 4:
@@ -352,7 +352,7 @@ def _rounded(values: Array) -> Array:
 
 
 def _averaged(values: Array, width: int, height: int) -> Array:
-    """[H, W, C] to float32 [height, width, C]; a new pixel is the mean over the area it covers, to fractions of a pixel."""
+    """[H, W, C] to float32 [height, width, C]: a new pixel is the mean over its area, to fractions of a pixel."""
     for axis, size in ((0, height), (1, width)):
         old = values.shape[axis]
         edges = np.linspace(0, old, size + 1)
