@@ -49,7 +49,9 @@ class Background:
         """
         if numbers.shape != (3,):
             raise ValueError(f"numbers must have shape [3], got {list(numbers.shape)}")
-        return numbers if self.color is None else numbers.new_tensor(self.color)
+        if self.color is None:
+            return numbers
+        return torch.cat([numbers.new_full((1,), v) for v in self.color])  # a copy to a GPU would wait
 
     def still(self, device: torch.device | str | None = None) -> Tensor:
         """[3] float32 colour for evaluation and for show; black where it is random."""

@@ -1,7 +1,7 @@
 """Losses on the rendered depth, as differences of disparity (1 / depth): what is far away is known less well.
 
-A depth that is 0, negative or not finite is unknown, on either side, and counts for nothing: neither for the loss nor for
-what it is divided by. Gradients are finite everywhere.
+A depth that is 0, negative or not finite is unknown, on either side, and counts for nothing: neither for the loss nor
+for what it is divided by. Gradients are finite everywhere.
 """
 
 from __future__ import annotations
@@ -28,6 +28,15 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return total(values * weights) / torch.where(whole > 0, whole, 1)
 
 
+def _around(place: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The two pixels of a line around each place [S], int64, and their weights; weights of 0 outside the picture."""
+    inside = (place >= 0) & (place <= size)
+    center = torch.where(inside, place - 0.5, 0).clamp(0, size - 1)
+    first = center.long()
+    part = center - first
+    return [(first, (1 - part) * inside), ((first + 1).clamp_max(size - 1), part * inside)]
+
+
 def sparse_depth_loss(depth: Tensor, keypoints: Tensor, target_depth: Tensor) -> Tensor:
     """[]: mean |1 / depth - 1 / target| at the pixels where sparse points are seen.
 
@@ -42,15 +51,9 @@ def sparse_depth_loss(depth: Tensor, keypoints: Tensor, target_depth: Tensor) ->
     check.floats("keypoints", keypoints, "S", 2)
     check.floats("target_depth", target_depth, "S")
     height, width = depth.shape
-    size = depth.new_tensor([width, height])
-    inside = ((keypoints >= 0) & (keypoints <= size)).all(1)
-    place = torch.where(inside[:, None], keypoints - 0.5, 0).clamp_min(0)
-    place = torch.minimum(place, size - 1)
-    first = place.long()
-    second = torch.minimum(first + 1, size.long() - 1)
-    part = place - first
-    index = torch.stack([y[:, 1] * width + x[:, 0] for y in (first, second) for x in (first, second)])
-    weight = torch.stack([y[:, 1] * x[:, 0] for y in (1 - part, part) for x in (1 - part, part)])
+    columns, rows = (_around(keypoints[:, i], size) for i, size in ((0, width), (1, height)))
+    index = torch.stack([row * width + column for row, _ in rows for column, _ in columns])
+    weight = torch.stack([down * across for _, down in rows for _, across in columns])
     four = take(depth.flatten(), index)
     weight = weight * ((four > NEAREST) & torch.isfinite(four))
     sums = weight.sum(0)
@@ -58,7 +61,7 @@ def sparse_depth_loss(depth: Tensor, keypoints: Tensor, target_depth: Tensor) ->
     mean = (torch.where(weight > 0, four, 0) * weight).sum(0) / torch.where(seen, sums, 1)
     rendered, known = _disparity(mean)
     target, given = _disparity(target_depth)
-    return _weighted_mean((rendered - target).abs(), (inside & seen & known & given).to(depth.dtype))
+    return _weighted_mean((rendered - target).abs(), (seen & known & given).to(depth.dtype))
 
 
 def depth_map_loss(

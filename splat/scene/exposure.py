@@ -1,8 +1,8 @@
 """Corrections of a rendered picture's colours for one photo's exposure and white balance, before the loss.
 
 What a correction adds to a colour is linear in what is learnt, so zeros, the start, change no bit. A scene and its
-corrections share a freedom: a brighter scene and darker corrections give the same pictures. A picture whose correction is
-not known (`row=None`) therefore gets the average one.
+corrections share a freedom: a brighter scene and darker corrections give the same pictures. A picture whose correction
+is not known (`row=None`) therefore gets the average one.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ TRANSLATIONS, ROTATIONS = "pose_translations", "pose_rotations"
 class PoseRefinement(ImageTables):
     """A small rigid motion of each camera, in its own frame: first a turn about its centre, then a shift.
 
-    A shift is in world units. A turn is a vector along its axis, of length 2 tan(angle / 2): radians, for the angles that
-    matter here, without the case distinctions that an angle needs near 0. Zeros, the start, change no bit of a pose.
+    A shift is in world units. A turn is a vector along its axis, of length 2 tan(angle / 2): radians, for the angles
+    that matter here, without the case distinctions that an angle needs near 0. Zeros, the start, change no bit of a
+    pose.
 
     Moving all cameras and the scene by one rigid motion (and scaling them) changes no picture: nothing in the pictures
     holds that freedom. `regulariser` keeps the cameras near where they were. Held-out cameras are not refined, so that
@@ -31,13 +32,13 @@ class PoseRefinement(ImageTables):
     def apply(self, viewmats: Tensor, row: int) -> Tensor:
         """The viewmats [C, 4, 4] of image `row`, refined; with gradients."""
         Arguments().floats("viewmats", viewmats, "C", 4, 4)
-        return motion(self.row(TRANSLATIONS, row)[None], self.row(ROTATIONS, row)[None]).to(viewmats.dtype) @ viewmats
+        return moved(viewmats, self.row(TRANSLATIONS, row)[None], self.row(ROTATIONS, row)[None])
 
     @torch.no_grad()
     def refined(self, viewmats: Tensor) -> Tensor:
         """The viewmats [images, 4, 4] of all images, refined; without gradients."""
         Arguments().floats("viewmats", viewmats, self.images, 4, 4)
-        return motion(self._tables[TRANSLATIONS], self._tables[ROTATIONS]).to(viewmats.dtype) @ viewmats
+        return moved(viewmats, self._tables[TRANSLATIONS], self._tables[ROTATIONS])
 
     def regulariser(self, row: int | None = None) -> Tensor:
         """[]: squared length of the shift and of the turn, of one image or on average."""
@@ -46,8 +47,9 @@ class PoseRefinement(ImageTables):
         return moves.square().sum(1).mean()
 
 
-def motion(shifts: Tensor, turns: Tensor) -> Tensor:
-    """[N, 4, 4] rigid motions that turn by `turns` [N, 3], then shift by `shifts` [N, 3] (see PoseRefinement)."""
+def moved(viewmats: Tensor, shifts: Tensor, turns: Tensor) -> Tensor:
+    """The cameras [C, 4, 4] turned by `turns`, then shifted by `shifts`, both [C, 3] or [1, 3] (see PoseRefinement)."""
     quats = torch.cat([torch.ones_like(turns[:, :1]), turns / 2], 1)
-    top = torch.cat([rotation(quats), shifts[..., None]], -1)
-    return torch.cat([top, top.new_tensor([0, 0, 0, 1]).expand(len(top), 1, 4)], 1)
+    top = rotation(quats).to(viewmats.dtype) @ viewmats[:, :3]
+    place = top[..., 3] + shifts.to(viewmats.dtype)
+    return torch.cat([torch.cat([top[..., :3], place[..., None]], -1), viewmats[:, 3:]], 1)

@@ -1,9 +1,10 @@
 """Slicing of a bilateral grid: the colour change of each pixel by its place and brightness, and its gradients.
 
-Torch's `grid_sample` would do but for its gradients on a GPU, which are added up by atomic operations. Here a line of the
-picture is cut where the grid's nodes are, and what is between two nodes is one multiplication and one sum. Only operations
-on single values and sums along a dimension are used, as matrix products change their last bits with the number of threads.
-A strip of the picture is done at a time, so that what all nodes say about its pixels is never stored.
+Torch's `grid_sample` would do but for its gradients on a GPU, which are added up by atomic operations. Here a line of
+the picture is cut where the grid's nodes are, and what is between two nodes is one multiplication and one sum. Only
+operations on single values and sums along a dimension are used: the last bits of a matrix product were seen to change
+with the number of threads. A strip of the picture is done at a time, so that what all nodes say about its pixels is
+never stored.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ _STRIP = {"cpu": 1 << 13, "cuda": 1 << 18}
 
 
 def _between(size: int, nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """int64 [size] node before each pixel's centre, and [size] how far it is from there to the next one, 0..1. The outer
-    nodes lie on the picture's border."""
+    """int64 [size] node before each pixel's centre, and [size] how far it is from there to the next one, 0..1.
+
+    The outer nodes lie on the picture's border.
+    """
     place = (torch.arange(size, dtype=torch.float64, device=like.device) + 0.5) * ((nodes - 1) / size)
     before = place.floor().clamp_max(nodes - 2)
     return before.long(), (place - before).to(like.dtype)
@@ -34,6 +37,11 @@ def _weights(nodes: int, before: Tensor, part: Tensor) -> Tensor:
     node = torch.arange(nodes, device=part.device).view(-1, *[1] * (part.dim() - 1))
     before, part = before[:, None], part[:, None]
     return torch.where(node == before, 1 - part, torch.where(node == before + 1, part, 0))
+
+
+def _luma(like: Tensor) -> Tensor:
+    """[3, 1]; made without a copy to a GPU, which would wait."""
+    return torch.cat([like.new_full((1, 1), share) for share in LUMA])
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,11 @@ class _Strip:
 
 
 def _strips(grid: Tensor, rgb: Tensor, columns: _Columns) -> Iterator[_Strip]:
-    down, levels, _, across = grid.shape
+    down, levels = grid.shape[:2]
     height, width, _ = rgb.shape
     before, part = _between(height, down, rgb)
     lines = max(1, _STRIP["cuda" if rgb.is_cuda else "cpu"] // width)
-    down_slope, luma = grid.diff(dim=0), rgb.new_tensor(LUMA)[:, None]
+    down_slope, luma = grid.diff(dim=0), _luma(rgb)
     for top in range(0, height, lines):
         rows = slice(top, min(top + lines, height))
         count = rows.stop - top
@@ -121,7 +129,7 @@ class _Slice(torch.autograd.Function):
         grid, rgb = ctx.saved_tensors
         down, levels, _, across = grid.shape
         columns = _Columns.cut(rgb.shape[1], across, rgb)
-        luma = rgb.new_tensor(LUMA)[:, None]
+        luma = _luma(rgb)
         y = _weights(down, *_between(rgb.shape[0], down, rgb))
         to_grid, to_rgb = torch.zeros_like(grid), torch.empty_like(rgb)
         for s in _strips(grid, rgb, columns):
@@ -148,5 +156,5 @@ def slice_grid(grid: Tensor, rgb: Tensor) -> Tensor:
             outer nodes lie on the picture's border and at brightnesses 0 and 1; beyond, they hold.
         rgb: [H, W, 3].
     """
-    result: Tensor = _Slice.apply(grid, rgb)
+    result: Tensor = _Slice.apply(grid, rgb)  # type: ignore[no-untyped-call]
     return result

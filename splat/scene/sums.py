@@ -44,5 +44,5 @@ class _Take(torch.autograd.Function):
 
 def take(values: Tensor, index: Tensor) -> Tensor:
     """values[index] of values [N] and an int64 index of any shape, differentiable."""
-    result: Tensor = _Take.apply(values, index)
+    result: Tensor = _Take.apply(values, index)  # type: ignore[no-untyped-call]
     return result
