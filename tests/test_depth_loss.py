@@ -71,10 +71,11 @@ def test_unknown_sparse_depths_count_for_nothing() -> None:
     assert float(got) == pytest.approx(float(wanted), rel=1e-12)
 
 
-def test_a_hole_beside_a_keypoint_does_not_bend_its_depth() -> None:
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_a_hole_beside_a_keypoint_does_not_bend_its_depth(value: float) -> None:
     depth = torch.full((4, 4), 2.0)
-    depth[:, 2] = 0
-    assert float(sparse_depth_loss(depth, torch.tensor([[1.9, 2.0]]), torch.tensor([2.0]))) == 0
+    depth[:, 2] = value
+    assert float(sparse_depth_loss(depth, torch.tensor([[1.9, 2.0]]), torch.tensor([4.0]))) == 0.25
 
 
 def test_unknown_depths_of_a_map_count_for_nothing() -> None:
@@ -123,6 +124,14 @@ def test_gradients_are_right() -> None:
     assert torch.autograd.gradcheck(lambda d: depth_map_loss(d, torch.ones_like(target), target), depth)
 
 
+def test_coverage_is_a_weight_and_is_not_pulled() -> None:
+    depth, alpha = depths().requires_grad_(), depths(seed=1).requires_grad_()
+    for align in (False, True):
+        loss = depth_map_loss(depth, alpha, depths(seed=2), align=align)
+        to_depth, to_alpha = torch.autograd.grad(loss, (depth, alpha), allow_unused=True)
+        assert to_alpha is None and to_depth.any()
+
+
 def test_alignment_takes_out_scale_and_shift_and_has_no_gradient() -> None:
     depth, alpha = depths().requires_grad_(), depths(seed=1) / 3
     target = 1 / (0.4 / depth.detach() + 0.3)
@@ -137,8 +146,8 @@ def test_alignment_takes_out_scale_and_shift_and_has_no_gradient() -> None:
     loss = depth_map_loss(depth, alpha, target, align=True)
     wanted = (residual.abs() * alpha).sum() / alpha.sum()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-9)
-    grads = [torch.autograd.grad(v, depth)[0] for v in (loss, wanted)]  # `line` is a constant in the second
-    assert torch.allclose(*grads, rtol=1e-9, atol=1e-14)
+    ours, theirs = (torch.autograd.grad(v, depth)[0] for v in (loss, wanted))  # `line` is a constant in the second
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-14)
 
 
 def test_an_upside_down_map_counts_as_flat() -> None:
