@@ -27,7 +27,7 @@ def stepped(device: str) -> dict[str, Tensor]:
     poses = PoseRefinement(2, device=device)
     exposures = (AffineExposure(2, device=device), BilateralGrid(2, device=device))
     viewmats = splat.Cameras.orbit(2, radius=2.0, width=8, height=8).viewmats.to(device)
-    out = {}
+    out: dict[str, Tensor] = {}
     for module in (*exposures, poses):
         adam = RowAdam(module.parameters(), module.rates)
         for k in range(2):
@@ -35,7 +35,7 @@ def stepped(device: str) -> dict[str, Tensor]:
                 loss = module.apply(viewmats[1:], 1).square().sum()
             else:
                 loss = (module.correct(rgb, 1) - 0.5).square().mean()
-            (loss + module.regulariser(1)).backward()
+            (loss + module.regulariser(1)).backward()  # type: ignore[no-untyped-call]
             out |= {f"{name} gradient {k}": t.grad for name, t in module.parameters().items() if t.grad is not None}
             adam.step([1])
         out |= module.state()

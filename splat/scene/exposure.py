@@ -132,8 +132,8 @@ def fit_affine(rendered: Tensor, truth: Tensor) -> Tensor:
     """The rendered picture [H, W, 3] with a gain and an offset for each channel, so that its colours are those of the
     truth, clamped to 0..1: for views whose exposure is not known.
 
-    As gsplat's trainer, to compare with: the line is fitted from truth to rendered, and then inverted. That is exact for
-    planted gains and offsets, and overshoots where the pictures agree little: it may score below the plain picture.
+    As gsplat's trainer, to compare with: the line is fitted from truth to rendered, and then inverted. That is exact
+    for planted gains and offsets, and overshoots where the pictures agree little: it may score below the plain picture.
     """
     if rendered.dim() != 3 or rendered.shape != truth.shape:
         raise ValueError(
