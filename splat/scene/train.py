@@ -17,7 +17,7 @@ from splat.core.random import Purpose, permutation, uniform
 from splat.core.rasterize import RasterizeOptions
 from splat.gaussians import Gaussians
 from splat.loss import photometric_loss
-from splat.optim import GaussianAdam, Step
+from splat.optim import GaussianAdam, LearningRates, Step
 from splat.rendering import Rendered, RenderOptions
 from splat.scene.config import ScheduleConfig, TrainConfig
 from splat.scene.data.capture import Capture
@@ -71,7 +71,7 @@ class Trainer:
         """
         self.capture, self.photos, self.config, self.backend = capture, photos, config, backend
         self.device = torch.device(device)
-        first = start(capture, config) if gaussians is None else gaussians
+        first = start(capture, photos, config) if gaussians is None else gaussians
         first = first.select(morton_order(first.means)).to(self.device)
         budget = config.max_gaussians
         self.strategy: DefaultStrategy | McmcStrategy
@@ -79,7 +79,7 @@ class Trainer:
             self.strategy = McmcStrategy(config.mcmc, budget or 1_000_000)
         else:
             self.strategy = DefaultStrategy(config.default, budget)
-        optimizer = GaussianAdam(first, config.rates.at(0, capture.extent))
+        optimizer = GaussianAdam(first, LearningRates(**config.rates.at(0, capture.extent)))
         self.state = SceneState.start(optimizer, self.strategy.initial_statistics(len(first), self.device))
         self.images = 0
         """Images trained on."""
@@ -131,7 +131,7 @@ class Trainer:
         halvings = self._halvings(row, before)
         cameras = self._camera(row, halvings)
         target = self._target(self.photos.get(row, halvings))
-        rates = self.config.rates.at(before, self.capture.extent)
+        rates = LearningRates(**self.config.rates.at(before, self.capture.extent))
         self.state.optimizer.set_rates(rates)
         regular = self.config.strategy == "mcmc" and self.config.mcmc.opacity_weight + self.config.mcmc.scale_weight > 0
         done = self.state.optimizer.step(
@@ -154,9 +154,7 @@ class Trainer:
         if strategy.needs_gradients and self.progress <= self.config.default.stop:
             gradients = splats.means2d.grad
             assert gradients is not None
-            strategy.observe(
-                self.state.statistics, View(gradients[0], splats.radii[0], cameras.width, cameras.height)
-            )
+            strategy.observe(self.state.statistics, View(gradients[0], splats.radii[0], cameras.width, cameras.height))
         if isinstance(strategy, McmcStrategy):
             strategy.add_noise(self.gaussians, self.state.ids, self.images, self.config.seed, rate)
         if self.images % self.config.schedule.refine_every == 0:
@@ -245,5 +243,3 @@ class Trainer:
             if c.scale_weight:
                 loss = loss + c.scale_weight * g.scales.mean()
         return loss
-
-
