@@ -67,9 +67,9 @@ class LossConfig:
 
     ssim: float = 0.2
     """Weight of the structural part."""
-    background: Literal["auto", "black", "white", "random"] = "auto"
-    """What shows where nothing covers. auto: white where the pictures carry alpha, black otherwise. random: another
-    colour at each image, which keeps a scene with alpha free of haze."""
+    background: str = "auto"
+    """What shows where nothing covers: black, white, R,G,B in 0..1, or auto: white where the pictures carry alpha,
+    black otherwise. random: another colour at each image, which keeps a scene with alpha free of haze."""
     depth: Literal["none", "points", "maps"] = "none"
     """Also learn the depths of the sparse points, or of depth maps."""
     depth_weight: float = 0.01
@@ -103,7 +103,7 @@ class DefaultConfig:
 
 @dataclass(frozen=True)
 class McmcConfig:
-    """Relocation and noise (3DGS-MCMC). Times are shares of the run; 500 and 25,000 of 30,000 images are the authors'."""
+    """Relocation and noise (3DGS-MCMC). Times are shares of the run; 500 and 25,000 of 30,000 are the authors'."""
 
     start: float = 1 / 60
     """Relocating and growing begin."""

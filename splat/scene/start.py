@@ -55,4 +55,5 @@ def _random_points(capture: Capture, seed: int) -> Tensor:
     focus = torch.linalg.lstsq(across.sum(0), (across @ centers[..., None]).sum(0)).solution[:, 0]
     half = float((centers - focus).norm(dim=-1).mean()) / 3
     unit = uniform(seed, 0, Purpose.POINTS, torch.arange(RANDOM_POINTS), 3)
-    return (focus + half * (2 * unit.double() - 1)).float()
+    points: Tensor = focus + half * (2 * unit.double() - 1)
+    return points.float()

@@ -1,7 +1,7 @@
 """Where Gaussians are added, moved and removed while a scene is trained.
 
-A strategy looks at the Gaussians and at what it has observed, and says what to change as an `Edit`; `surgery` applies an
-edit to whatever tables there are. Everything random is drawn by Gaussian id and iteration, see `splat.core.random`.
+A strategy looks at the Gaussians and at what it has observed, and says what to change as an `Edit`; `surgery` applies
+an edit to whatever tables there are. Everything random is drawn by Gaussian id and iteration, see `splat.core.random`.
 """
 
 from splat.scene.config import DefaultConfig, McmcConfig
