@@ -1,0 +1,1 @@
+"""Scenes from photos: data in, training, evaluation, export."""
