@@ -54,7 +54,7 @@ def number(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """12 s, 3:05 min, 1:02 h."""
-    if seconds < 0.1:
+    if 0 < seconds < 0.1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"

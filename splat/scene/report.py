@@ -41,7 +41,7 @@ class Compared:
     """[h, w] mean absolute difference, 0..1, at the pictures' size or a little less."""
 
     @classmethod
-    def of(cls, pair: ViewPair, score: ViewScore, longest: int = 800) -> Compared:
+    def of(cls, pair: ViewPair, score: ViewScore, longest: int = 960) -> Compared:
         """Pictures of at most `longest` pixels a side."""
         parts = -(-max(pair.error.shape) // longest)
         error = torch.nn.functional.avg_pool2d(pair.error[None], parts, ceil_mode=True, count_include_pad=False)[0]

@@ -80,8 +80,7 @@ details { background: var(--card); border: 1px solid var(--rule); border-radius:
 details .scroll { border: 0; margin-top: .5rem } summary { cursor: pointer; font-weight: 600 }
 pre { overflow: auto; font-size: .85rem; line-height: 1.45 }
 footer { margin-top: 3rem; color: var(--soft); font-size: .875rem }
-@media (max-width: 640px) { .three { grid-template-columns: 1fr 1fr }
-.three figure:last-child { grid-column: 1 / -1 } main { padding-inline: .8rem } }
+@media (max-width: 640px) { .three { grid-template-columns: 1fr } main { padding-inline: .8rem } }
 @media print { .scroll { max-height: none } .curves .time { display: block !important } }
 """
 
