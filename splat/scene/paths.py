@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,13 @@ def with_size(cameras: Cameras, width: int | None, height: int | None) -> Camera
     Ks[:, 0, 2] *= width / cameras.width
     Ks[:, 1, 2] *= height / cameras.height
     return replace(cameras, Ks=Ks, width=width, height=height)
+
+
+def one_size(cameras: Sequence[Cameras]) -> Cameras:
+    """Cameras of different picture sizes as those of the first's size; see `with_size`."""
+    if not cameras:
+        raise ValueError("cameras must hold at least one camera")
+    return Cameras.concat([with_size(c, cameras[0].width, cameras[0].height) for c in cameras])
 
 
 def _cameras(positions: Tensor, quats: Tensor, Ks: Tensor, like: Cameras) -> Cameras:
@@ -217,6 +225,14 @@ def _positions(keys: Tensor, focus: Tensor | None, lengths: Tensor, leg: Tensor,
     return _spline(keys, lengths, leg, part)
 
 
+def circle(center: Tensor, offset: Tensor, up: Tensor, frames: int) -> Tensor:
+    """[F, 3] once around the axis through `center` along `up` (of length 1), from center + offset on."""
+    above = offset @ up * up
+    angle = torch.arange(frames, device=up.device)[:, None] / max(1, frames) * 2 * math.pi
+    ring: Tensor = angle.cos() * (offset - above) + angle.sin() * torch.linalg.cross(up, offset)
+    return center + above + ring
+
+
 def orbit(cameras: Cameras, frames: int) -> Cameras:
     """A circle around the point that the cameras look at, at their median height and distance, with their up (see
     `up_direction`) upwards.
@@ -236,11 +252,8 @@ def orbit(cameras: Cameras, frames: int) -> Cameras:
     if float(radius) < 1e-3 * float(offset.norm(dim=1).median()):
         raise ValueError("cameras are all above one point, which an orbit cannot go around; use a fly-through")
     first = F.normalize(flat[int(flat.norm(dim=1).argmax())], dim=0)
-    angle = torch.arange(frames, device=up.device)[:, None] / frames * 2 * math.pi
-    ring = angle.cos() * first + angle.sin() * torch.linalg.cross(up, first)
-    around = Cameras.look_at(
-        focus + radius * ring + height * up, focus, up=up, width=cameras.width, height=cameras.height, focal=1.0
-    )
+    eyes = circle(focus, radius * first + height * up, up, frames)
+    around = Cameras.look_at(eyes, focus, up=up, width=cameras.width, height=cameras.height, focal=1.0)
     return replace(around, Ks=cameras.Ks.median(0).values.expand(frames, 3, 3).clone())
 
 

@@ -85,6 +85,8 @@ class Report:
     """As `splat.machine.describe` makes it."""
     video: str | None = None
     """Name of a fly-through beside the page: .mp4 or .webp."""
+    held_out: bool = True
+    """Whether the views are ones that the training has not seen."""
 
 
 def write_report(folder: str | Path, report: Report) -> Path:
@@ -100,15 +102,16 @@ def write_report(folder: str | Path, report: Report) -> Path:
 def page(report: Report) -> str:
     """The page's text."""
     limit = max((error_limit(c.error) for c in (*report.views, *report.worst)), default=ERROR_LIMITS[0])
+    kind = "held-out" if report.held_out else "measured"
     sections = [
         _header(report),
-        _cards(report),
-        _slider(report.views),
+        _cards(report, kind),
+        _slider(report.views, kind),
         _video(report.video),
         _curves(report.history),
-        _views("Held-out views", "Photos that the training has not seen.", report.views, limit),
-        _views("Worst views", "Held-out views of lowest PSNR, the worst first.", report.worst, limit),
-        _table_of_views(report.evaluation),
+        _views(f"{kind} views".capitalize(), f"Photo, render and difference of {kind} views.", report.views, limit),
+        _views("Worst views", f"The {kind} views of lowest PSNR, the worst first.", report.worst, limit),
+        _table_of_views(report.evaluation, kind),
         _step(report.step_seconds),
         _files(report.files),
         _notes(report.notes),
@@ -156,11 +159,11 @@ def _header(report: Report) -> str:
     return f'<header><h1>{escape(report.title)}</h1><dl class="facts">{facts}</dl></header>'
 
 
-def _cards(report: Report) -> str:
+def _cards(report: Report, kind: str) -> str:
     cards: list[tuple[str, str]] = []
     if report.evaluation is not None:
         e = report.evaluation
-        cards.append((f"{e.psnr:.2f} dB", f"PSNR, mean of {len(e.views)} held-out views"))
+        cards.append((f"{e.psnr:.2f} dB", f"PSNR, mean of {len(e.views)} {kind} views"))
         cards.append((f"{e.ssim:.4f}", "SSIM"))
         for name in ("flip", "lpips"):
             if (value := e.mean(name)) is not None:
@@ -176,7 +179,7 @@ def _cards(report: Report) -> str:
     return f'<div class="cards">{inside}</div>' if cards else ""
 
 
-def _slider(views: Sequence[Compared]) -> str:
+def _slider(views: Sequence[Compared], kind: str) -> str:
     """One view as photo and render in one frame: the one in the middle by PSNR, which neither flatters nor shames."""
     if not views:
         return ""
@@ -184,12 +187,12 @@ def _slider(views: Sequence[Compared]) -> str:
     name = view.score.name
     return (
         '<section aria-label="Photo and render in one frame"><div class="compare">'
-        + _picture(view.truth, f"Photo {name}, held out")
+        + _picture(view.truth, f"Photo {name}")
         + _picture(view.image, f"Render of {name}, {view.score.psnr:.2f} dB").replace("<img", '<img class="over"', 1)
         + '<span class="left">photo</span><span class="right">render</span>'
         '<input type="range" min="0" max="100" value="50" aria-label="Share of the photo that is shown, per cent">'
-        f'</div><p class="soft small" style="text-align:center">{escape(name)}, held out, {view.score.psnr:.2f} dB. '
-        "Move the line to compare.</p></section>"
+        f'</div><p class="soft small" style="text-align:center">{escape(name)}, a {kind} view, '
+        f"{view.score.psnr:.2f} dB. Move the line to compare.</p></section>"
     )
 
 
@@ -306,7 +309,7 @@ def _view(view: Compared, limit: int) -> str:
     return f'<article class="view">{title}<div class="three">{figures}</div></article>'
 
 
-def _table_of_views(evaluation: Evaluation | None) -> str:
+def _table_of_views(evaluation: Evaluation | None, kind: str) -> str:
     if evaluation is None:
         return ""
     best = max(view.psnr for view in evaluation.views)
@@ -320,7 +323,7 @@ def _table_of_views(evaluation: Evaluation | None) -> str:
     means = [f"{evaluation.mean(m):.4f}" for m in others]
     foot = ["mean", f"{evaluation.psnr:.2f}", *means, duration(evaluation.mean("seconds") or 0)]
     head = ("view", "PSNR, dB", *(m.upper() for m in others), "render")
-    return f"<section><h2>Every held-out view</h2>{_table(head, rows, foot)}</section>"
+    return f"<section><h2>Every {kind} view</h2>{_table(head, rows, foot)}</section>"
 
 
 def _step(parts: Mapping[str, float]) -> str:

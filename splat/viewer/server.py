@@ -21,7 +21,8 @@ from splat.figures import rgb
 from splat.gaussians import Gaussians
 from splat.optional import need
 from splat.rendering import render
-from splat.viewer.content import UNITS, Stage, browser_splats, frustum_pose, stage
+from splat.scene.stage import stage
+from splat.viewer.content import UNITS, browser_splats, frustum_pose
 
 MAX_FRUSTA = 200
 """Of a capture with more cameras an even choice is drawn."""
@@ -304,6 +305,3 @@ def _check_free(host: str, port: int) -> None:
             if error.errno in (13, 99):
                 raise ValueError(f"cannot listen at {host}, port {port} ({error.strerror})") from error
             raise ValueError(_taken(host, port)) from error
-
-
-__all__ = ["Stage", "ViewerOptions", "ViewerServer"]

@@ -1,0 +1,52 @@
+"""Arguments that commands share: how a data set is read, and what is behind a scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from splat.scene.data import Capture
+
+Color = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """How the photos are read."""
+
+    downscale: int | None = None
+    """Use photos 1/N as large (default: so that the longer side is at most --max-side)."""
+    max_side: int = 1600
+    """Longest side of the photos where --downscale is not given, pixels."""
+    test_every: int = 8
+    """Every so-manieth photo by name is held out; 0 for none."""
+    images: str | None = None
+    """Folder of the photos inside the data set (default: images)."""
+    masks: Path | None = None
+    """Folder of masks, white where photos count."""
+
+    def load(self, path: Path) -> Capture:
+        """The data set."""
+        from splat.scene.data import DataOptions, load_capture
+
+        options = DataOptions(
+            downscale=self.downscale,
+            max_side=self.max_side,
+            test_every=self.test_every,
+            images=self.images,
+            masks=self.masks,
+        )
+        return load_capture(path, options)
+
+
+def background_tensor(color: Color) -> Tensor:
+    """[3]; ValueError where it is no colour."""
+    import torch
+
+    if not all(0 <= value <= 1 for value in color):
+        raise ValueError(f"background must be three values in 0..1, got {color}")
+    return torch.tensor(color, dtype=torch.float32)
