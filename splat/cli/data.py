@@ -50,3 +50,15 @@ def background_tensor(color: Color) -> Tensor:
     if not all(0 <= value <= 1 for value in color):
         raise ValueError(f"background must be three values in 0..1, got {color}")
     return torch.tensor(color, dtype=torch.float32)
+
+
+def up_tensor(up: tuple[float, float, float] | None) -> Tensor | None:
+    """[3] of length 1; ValueError for no direction."""
+    import torch
+
+    if up is None:
+        return None
+    value = torch.tensor(up, dtype=torch.float32)
+    if not bool(value.isfinite().all()) or float(value.norm()) == 0:
+        raise ValueError(f"up must be a direction X Y Z, got {up}")
+    return value / value.norm()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from splat.cli.data import Color, DataArguments, background_tensor
+from splat.cli.data import Color, DataArguments, background_tensor, up_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,8 @@ class Render:
     """Height in pixels."""
     format: Literal["auto", "png", "mp4", "webp"] = "auto"
     """mp4 (wants the extra [video]), webp (animated) or png (a picture a frame); default: by the output's suffix."""
+    up: tuple[float, float, float] | None = None
+    """What is up for an orbit: X Y Z (default: as the photos say, else 0 -1 0)."""
     background: Color = (0.0, 0.0, 0.0)
     """What shows where nothing covers, R G B in 0..1."""
     save_path: Path | None = None
@@ -114,13 +116,15 @@ class Render:
             if self.frames is not None:
                 raise ValueError("--frames goes with fly and orbit; a file has its own frames")
             return read_path(kind, width=self.width, height=self.height)
+        up = up_tensor(self.up)
         frames = FRAMES if self.frames is None else self.frames
         if self.data is None:
             if kind == "fly":
                 raise ValueError("--camera-path fly needs --data, whose poses it goes through")
-            return stage(gaussians, []).orbit(frames, self.width or SIZE[0], self.height or SIZE[1])
+            return stage(gaussians, [], up).orbit(frames, self.width or SIZE[0], self.height or SIZE[1])
         poses = world_cameras(self.reading.load(self.data))
-        return with_size((fly_through if kind == "fly" else orbit)(poses, frames), self.width, self.height)
+        path = fly_through(poses, frames) if kind == "fly" else orbit(poses, frames, up)
+        return with_size(path, self.width, self.height)
 
 
 def world_cameras(capture: Any) -> Cameras:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from splat.cli.data import Color, DataArguments, background_tensor
+from splat.cli.data import Color, DataArguments, background_tensor, up_tensor
 from splat.stop import deferred_stop
 
 
@@ -45,6 +45,7 @@ class View:
             from splat.viewer import ViewerOptions, ViewerServer
 
             background_tensor(self.background)
+            up_tensor(self.up)
             cameras = () if self.data is None else world_cameras(self.reading.load(self.data))
             options = ViewerOptions(
                 max_gaussians=self.max_gaussians, rendered=self.rendered, background=self.background, up=self.up

@@ -47,8 +47,8 @@ def quaternions(rotations: Tensor) -> Tensor:
 
 
 def up_direction(cameras: Cameras) -> Tensor:
-    """[3] the direction that is up in the pictures; for a walk around something with pictures on their side, which have
-    no common up, the axis of that walk."""
+    """[3] the direction that is up in the pictures. For a walk around something with pictures on their side, which have
+    no common up, it is the axis of that walk; which way along it is then a guess."""
     turn = cameras.viewmats[:, :3, :3].double().cpu()
     right, down, forward = turn.unbind(1)
     mean = -down.mean(0)
@@ -233,9 +233,11 @@ def circle(center: Tensor, offset: Tensor, up: Tensor, frames: int) -> Tensor:
     return center + above + ring
 
 
-def orbit(cameras: Cameras, frames: int) -> Cameras:
-    """A circle around the point that the cameras look at, at their median height and distance, with their up (see
-    `up_direction`) upwards.
+def orbit(cameras: Cameras, frames: int, up: Tensor | None = None) -> Cameras:
+    """A circle around the point that the cameras look at, at their median height and distance.
+
+    Args:
+        up: [3] of length 1 (default: `up_direction` of the cameras).
 
     Raises:
         ValueError: the cameras do not look at one point.
@@ -244,7 +246,7 @@ def orbit(cameras: Cameras, frames: int) -> Cameras:
     focus = look_point(cameras)
     if focus is None:
         raise ValueError("cameras do not look at one point, which an orbit goes around; use a fly-through")
-    up = up_direction(cameras)
+    up = up_direction(cameras) if up is None else up.to(cameras.viewmats)
     offset = cameras.centers - focus
     height = (offset @ up).median()
     flat = offset - (offset @ up)[:, None] * up

@@ -201,10 +201,11 @@ def _video(name: str | None) -> str:
         return ""
     source = escape(name)
     if Path(name).suffix.lower() == ".mp4":
-        shown = f'<video src="{source}" controls loop muted playsinline aria-label="Fly-through of the scene"></video>'
+        how = 'controls loop muted playsinline preload="auto" aria-label="Fly-through of the scene"'
+        shown = f'<video src="{source}" {how}></video>'
     else:
         shown = f'<img class="film" src="{source}" alt="Fly-through of the scene">'
-    where = f'<p class="soft small">In the file {source} beside this page.</p>'
+    where = f'<p class="soft small" style="text-align:center">In the file {source} beside this page.</p>'
     return f"<section><h2>Fly-through</h2>{shown}{where}</section>"
 
 

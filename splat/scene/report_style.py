@@ -48,6 +48,7 @@ p { margin: .3rem 0 .8rem } a { color: var(--accent) }
 .three figure { margin: 0 } .three figcaption { font-size: .8rem; margin-top: .15rem }
 .three img, .compare img, video, .film { display: block; width: 100%; height: auto; border-radius: 6px;
   background: #000 }
+video, .film { max-width: 960px; margin: 0 auto }
 .compare { position: relative; max-width: 960px; margin: 0 auto; --at: 50% }
 .compare .over { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at)) }
 .compare::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px;
