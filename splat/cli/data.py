@@ -61,4 +61,5 @@ def up_tensor(up: tuple[float, float, float] | None) -> Tensor | None:
     value = torch.tensor(up, dtype=torch.float32)
     if not bool(value.isfinite().all()) or float(value.norm()) == 0:
         raise ValueError(f"up must be a direction X Y Z, got {up}")
-    return value / value.norm()
+    unit: Tensor = value / value.norm()
+    return unit
