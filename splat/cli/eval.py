@@ -46,8 +46,8 @@ class Eval:
     """Which photos: those held out, those trained on, or all."""
     background: Color = (0.0, 0.0, 0.0)
     """What shows where nothing covers, and behind photos with alpha, R G B in 0..1; give what the training had."""
-    flip: bool | None = None
-    """Measure FLIP too (default: where flip-evaluator is installed)."""
+    no_flip: bool = False
+    """Leave FLIP out, which is measured where flip-evaluator (extra [metrics]) is installed."""
     video: bool = False
     """Also write a fly-through: fly.mp4, or fly.webp without the extra [video]."""
     reading: DataArguments = field(default_factory=DataArguments)
@@ -88,7 +88,13 @@ class Eval:
                 advance()
 
             result = evaluate(
-                normal, capture, rows, photos, background=background, options=EvaluateOptions(flip=self.flip), each=each
+                normal,
+                capture,
+                rows,
+                photos,
+                background=background,
+                options=EvaluateOptions(flip=False if self.no_flip else None),
+                each=each,
             )
         tiles = [(c.image, f"{c.score.psnr:.2f} dB  {c.score.name}") for c in kept]
         with atomic_write(self.output / "sheet.jpg") as temporary:

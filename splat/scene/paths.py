@@ -18,8 +18,8 @@ from splat.core.checks import check_int, check_size
 from splat.core.reference.project import rotation
 from splat.files import atomic_write
 
-FRAMES_PER_POSE = 8
-"""A tour goes through at most frames / FRAMES_PER_POSE poses: closer ones would show as shaking."""
+FRAMES_PER_POSE, FEW_POSES = 8, 8
+"""A tour goes through at most frames / FRAMES_PER_POSE poses (or FEW_POSES): closer ones would show as shaking."""
 MAX_TOUR = 512
 """Most poses that a tour is ordered over."""
 _FORMAT, _VERSION = "splat-camera-path", 1
@@ -120,9 +120,9 @@ def fly_through(cameras: Cameras, frames: int) -> Cameras:
     """A smooth closed tour through the given poses, at an even pace: after the last frame comes the first.
 
     The poses are put in a short round (by nearest neighbours, then 2-opt) and each is a frame of the path, except where
-    they are more than frames / FRAMES_PER_POSE: then an even choice of them. Between them positions follow a cubic
-    spline (around the point that all look at, where there is one, so that the path does not cut through an object),
-    rotations a spline of quaternions, so that the roll of the cameras is kept.
+    they are too many for `frames` (see FRAMES_PER_POSE): then an even choice of them. Between them positions follow a
+    cubic spline (around the point that all look at, where there is one, so that the path does not cut through an
+    object), rotations a spline of quaternions, so that the roll of the cameras is kept.
     """
     check_int("frames", frames, 1)
     if len(cameras) < 2:
@@ -137,7 +137,7 @@ def fly_through(cameras: Cameras, frames: int) -> Cameras:
 
     tour = _round_trip(distance)
     legs = distance[tour, tour.roll(-1)]
-    most = max(2, frames // FRAMES_PER_POSE)
+    most = max(2, min(frames, max(FEW_POSES, frames // FRAMES_PER_POSE)))
     if len(tour) > most:
         start = legs.cumsum(0) - legs
         at = torch.arange(most, dtype=torch.float64) * float(legs.sum()) / most

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -93,13 +95,17 @@ class ViewerServer:
         self._seconds_per_pixel = 1e-7
         self._ended = threading.Event()
 
-        self._server: Any = viser.ViserServer(host=host, port=port, label="splat", verbose=False)
+        with _silent():
+            self._server: Any = viser.ViserServer(host=host, port=port, label="splat", verbose=False)
         self.host, self.port = host, int(self._server.get_port())
-        if port not in (0, self.port):
+        try:
+            if port not in (0, self.port):
+                raise ValueError(_taken(host, port))
+            self._furnish()
+            self._show_splats(self._gaussians)
+        except BaseException:
             self._server.stop()
-            raise ValueError(_taken(host, port))
-        self._furnish()
-        self._show_splats(self._gaussians)
+            raise
         self._shown = self._version
         self._worker = threading.Thread(target=self._work, name="viewer", daemon=True)
         self._worker.start()
@@ -121,7 +127,8 @@ class ViewerServer:
         if not self._ended.is_set():
             self._ended.set()
             self._worker.join()
-            self._server.stop()
+            with _silent():
+                self._server.stop()
 
     def update(self, gaussians: Gaussians, status: str = "", *, now: bool = False) -> bool:
         """Shows other Gaussians, from any thread; they are copied, so that training may go on. Does nothing and returns
@@ -144,9 +151,8 @@ class ViewerServer:
     def _furnish(self) -> None:
         """Everything but the Gaussians."""
         server, at = self._server, self._stage
-        server.gui.configure_theme(
-            dark_mode=True, control_layout="collapsible", show_logo=False, show_share_button=False
-        )
+        server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+        server.gui.main_panel.dock_right()
         server.scene.set_up_direction(_triple(at.up))
         camera = server.initial_camera
         camera.position, camera.look_at = _triple(at.position / self._unit), _triple(at.target / self._unit)
@@ -230,6 +236,7 @@ class ViewerServer:
                 self._tick()
             except Exception as error:  # whatever it is, the page says it; training goes on
                 self._rendered.value = False
+                self._switch()
                 self._text.content = f"**Error:** {type(error).__name__}: {error}"
 
     def _tick(self) -> None:
@@ -278,6 +285,13 @@ def _camera(at: Any, unit: float, width: int, height: int) -> Cameras:
     focal = height / 2 / math.tan(at.fov / 2)
     K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     return Cameras(viewmat.float()[None], K[None], width, height)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what viser prints, whatever it is told: standard output is for the command's own lines."""
+    with redirect_stdout(io.StringIO()):
+        yield
 
 
 def _triple(value: Tensor) -> tuple[float, float, float]:
