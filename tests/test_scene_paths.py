@@ -116,6 +116,10 @@ def test_where_cameras_look_and_what_is_up() -> None:
     assert look_point(walk()) is None
     for cameras in (ring(), walk(), rolled(ring(), 90), rolled(ring(), -90)):
         assert float(up_direction(cameras) @ torch.tensor([0.0, 0, 1])) > 0.95
+    g = torch.Generator().manual_seed(0)
+    dome = torch.nn.functional.normalize(torch.randn(30, 3, generator=g), dim=1).abs() * torch.tensor([1.0, -1, 1])
+    level = Cameras.look_at(3 * dome, (0, 0, 0), width=64, height=48, fov_y=50)  # all from one side, yet none is rolled
+    torch.testing.assert_close(up_direction(level), torch.tensor([0.0, 0, 1]), atol=1e-4, rtol=0)
 
 
 def test_an_orbit_goes_around_the_point_at_the_cameras_height() -> None:

@@ -52,15 +52,18 @@ def up_direction(cameras: Cameras) -> Tensor:
     turn = cameras.viewmats[:, :3, :3].double().cpu()
     right, down, forward = turn.unbind(1)
     mean = -down.mean(0)
-    if float(mean.norm()) > 0.5:
-        return F.normalize(mean, dim=0).to(cameras.viewmats)
-    # The axis that all right sides (or, on their side, all down sides) are perpendicular to.
+    # The axis that all right sides (or, for pictures on their side, all down sides) are perpendicular to.
     values, vectors = zip(*(torch.linalg.eigh(a.mT @ a) for a in (right, down)), strict=True)
+    if float(mean.norm()) > 0.5:
+        level: Tensor = vectors[0][:, 0]
+        lean = float(level @ mean / mean.norm())
+        clear = float(values[0][0]) < 0.1 * float(values[0][1]) and abs(lean) > 0.7
+        return (level * math.copysign(1, lean) if clear else F.normalize(mean, dim=0)).to(cameras.viewmats)
     axis: Tensor = vectors[int(values[1][0] < values[0][0])][:, 0]
     lean = float(axis @ mean)
     if abs(lean) < 0.05:  # pictures are taken from above more often than from below
         lean = -float(axis @ forward.mean(0))
-    return (axis if lean >= 0 else -axis).to(cameras.viewmats)
+    return (axis * math.copysign(1, lean)).to(cameras.viewmats)
 
 
 def look_point(cameras: Cameras) -> Tensor | None:
