@@ -116,6 +116,10 @@ def test_masked_pixels_do_not_count() -> None:
     assert psnr(b, a, mask=mask) == psnr(noise, a, mask=mask) == pytest.approx(psnr(b[10:50, 20:70], a[10:50, 20:70]))
     assert ssim(b, a, mask) == ssim(noise, a, mask)
     assert ssim(a, a, mask) == pytest.approx(1)
+    small = torch.zeros_like(mask)
+    small[30:32, 40:42] = True
+    by_hand = ssim_maps(torch.where(small[..., None], b, a)[None].double(), a[None].double())[0][0, 30:32, 40:42].mean()
+    assert ssim(b, a, small) == pytest.approx(float(by_hand))
     assert ssim(b, a, torch.ones_like(mask)) == pytest.approx(ssim(b, a))
 
 

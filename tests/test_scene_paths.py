@@ -13,6 +13,7 @@ from torch import Tensor
 from splat.cameras import Cameras
 from splat.core.reference.project import rotation
 from splat.scene.paths import (
+    _round_trip,
     fly_through,
     look_point,
     orbit,
@@ -83,6 +84,17 @@ def test_a_tour_around_an_object_stays_at_its_distance_and_looks_at_it() -> None
     assert float((distance - 3).abs().max()) < 0.02
     seen = path.viewmats[:, :3, :3] @ target + path.viewmats[:, :3, 3]
     assert float((seen[:, :2].norm(dim=1) / seen[:, 2]).max()) < 0.05
+
+
+def test_no_two_legs_of_a_round_can_be_exchanged_for_shorter_ones() -> None:
+    points = torch.rand(40, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    distance = torch.cdist(points, points)
+    tour = _round_trip(distance).tolist()
+    assert sorted(tour) == list(range(40))
+    for i in range(40):
+        for j in range(i + 2, 40):
+            a, b, c, d = tour[i], tour[i + 1], tour[j], tour[(j + 1) % 40]
+            assert distance[a, c] + distance[b, d] >= distance[a, b] + distance[c, d] - 1e-9
 
 
 def test_a_tour_keeps_the_roll_of_the_pictures() -> None:

@@ -20,7 +20,7 @@ mp4_only = pytest.mark.skipif(not can_write_mp4(), reason="imageio-ffmpeg (extra
 
 def frames(count: int, width: int = 33, height: int = 21) -> Iterator[Pixels]:
     """Smooth pictures whose brightness says which frame it is."""
-    ramp = np.linspace(0, 40, width)[None, :, None] + np.zeros((height, 1, 3))
+    ramp = np.linspace(0, 60, width)[None, :, None] + np.linspace(0, 40, height)[:, None, None] + np.zeros(3)
     for i in range(count):
         yield (ramp + 12 * i).astype(np.uint8)
 
