@@ -13,7 +13,7 @@ import torch
 from splat.scene.data.capture import Capture, DepthFile, Kind, Normalisation, PhotoFile, View, listed
 from splat.scene.data.distortion import Array, Lens, undistorted
 from splat.scene.data.options import DataOptions
-from splat.scene.data.photos import BrokenPhoto, Header, read_header
+from splat.scene.data.pixels import BrokenPhoto, Header, read_header
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photos, in lower case."""
