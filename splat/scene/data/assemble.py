@@ -98,7 +98,7 @@ def assemble(listing: Listing, options: DataOptions) -> Capture:
     if broken:
         notes.append(f"{len(broken)} of {len(listing.frames)} pictures are left out: {listed(broken.values())}")
     if len(found) < 2:
-        why = f" ({listed(broken.values(), 1)})" if broken else ""
+        why = f" ({listed(notes, 2)})" if notes else ""
         raise ValueError(f"{listing.path}: {len(found)} posed pictures can be read, at least 2 are needed{why}")
     factor = options.downscale or _downscale([header for _, _, header in found], options.max_side)
     masks = _Beside("mask", options.masks, "masks", (".png",))

@@ -91,7 +91,7 @@ def _read_exr(path: Path) -> npt.NDArray[np.generic]:
         before += dtype.itemsize * width
     result = np.zeros((height, width), channels[wanted])
     rows = _EXR_ROWS[compression]
-    for (offset,) in struct.iter_unpack("<Q", data[at + 1 : at + 1 + 8 * -(-height // rows)]):
+    for offset in struct.unpack_from(f"<{-(-height // rows)}Q", data, at + 1):
         y, size = struct.unpack_from("<iI", data, offset)
         count = min(rows, bottom + 1 - y)
         block = _exr_unpacked(data[offset + 8 : offset + 8 + size], count * row_size, compression)

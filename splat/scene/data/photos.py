@@ -136,6 +136,16 @@ class PhotoCache:
         self._ahead.clear()
         self._bytes = 0
 
+    @property
+    def bytes_used(self) -> int:
+        """Memory of the pictures that are kept."""
+        return self._bytes
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Waits until nothing is being loaded and nothing more will be by itself; whether that came about."""
+        with self._change:
+            return self._change.wait_for(lambda: not self._loading and not self._can_load(), seconds)
+
     def get(self, row: int, halvings: int = 0) -> Photo:
         """The picture of a view, area-averaged by 2^halvings; BrokenPhoto where it cannot be read."""
         check_int("halvings", halvings, 0, 30)
@@ -148,7 +158,7 @@ class PhotoCache:
             photo = self._photos.get(key)
             if photo is not None:
                 self._photos.move_to_end(key)
-                self._change.notify_all()  # there is room for one more ahead
+                self._change.notify_all()  # there may be room for one more ahead
                 return photo
             self._loading.add(key)
         return self._load(key, ahead=False)
@@ -190,22 +200,20 @@ class PhotoCache:
         if not ahead and self._bytes > self._max_bytes:  # what was loaded ahead fills the room
             self._bytes -= self._photos.pop(key).nbytes
 
-    def _next(self) -> tuple[int, int] | None:
-        """What to load ahead now, if anything: pictures loaded ahead may fill half of the room."""
+    def _can_load(self) -> bool:
+        """Whether there is something to load ahead: pictures loaded ahead may fill half of the room."""
         while self._wanted and (self._wanted[0] in self._photos or self._wanted[0] in self._loading):
             self._wanted.popleft()
-        room = sum(self._photos[key].nbytes for key in self._ahead if key in self._photos) <= self._max_bytes // 2
-        return self._wanted.popleft() if self._wanted and room else None
+        ahead = sum(self._photos[key].nbytes for key in self._ahead if key in self._photos)
+        return bool(self._threads and self._wanted and not self._closed and ahead <= self._max_bytes // 2)
 
     def _work(self) -> None:
         while True:
             with self._change:
-                key = self._next()
-                while key is None and not self._closed:
-                    self._change.wait()
-                    key = self._next()
-                if self._closed or key is None:
+                self._change.wait_for(lambda: self._closed or self._can_load())
+                if self._closed:
                     return
+                key = self._wanted.popleft()
                 self._loading.add(key)
             # `get` reads it again and raises in its own thread, whatever it is; a thread that died would say nothing.
             with suppress(Exception):
