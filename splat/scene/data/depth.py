@@ -93,8 +93,11 @@ def _read_exr(path: Path) -> npt.NDArray[np.generic]:
     rows = _EXR_ROWS[compression]
     for offset in struct.unpack_from(f"<{-(-height // rows)}Q", data, at + 1):
         y, size = struct.unpack_from("<iI", data, offset)
+        packed = data[offset + 8 : offset + 8 + size]
+        if len(packed) != size or not top <= y <= bottom:
+            raise ValueError("a block of lines is not all there")
         count = min(rows, bottom + 1 - y)
-        block = _exr_unpacked(data[offset + 8 : offset + 8 + size], count * row_size, compression)
+        block = _exr_unpacked(packed, count * row_size, compression)
         lines = np.frombuffer(block, np.uint8).reshape(count, row_size)
         part = lines[:, before : before + result.itemsize * width]
         result[y - top : y - top + count] = np.ascontiguousarray(part).view(result.dtype)

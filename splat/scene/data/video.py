@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import re
+import subprocess
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +48,8 @@ def sharpness(frame: Frame) -> float:
 def _write_frames(video: Path, folder: Path, per_second: float, most: int, report: Progress) -> None:
     from PIL import Image
 
-    frames = _decoded(video)
-    meta = next(frames)
-    fps, seconds = float(meta.get("fps") or 0), float(meta.get("duration") or 0)
-    if not (fps > 0 and math.isfinite(fps)):
-        raise ValueError(f"{video}: the number of frames per second is not known")
+    ffmpeg = _ffmpeg()
+    fps, seconds = _rate_and_length(ffmpeg, video)
     total = round(fps * seconds)
     window = max(1.0, fps / per_second, total / most)  # frames
     best: tuple[float, Frame] | None = None
@@ -65,8 +62,8 @@ def _write_frames(video: Path, folder: Path, per_second: float, most: int, repor
             kept += 1
         best = None
 
-    for number, frame in enumerate(frames):
-        if number >= (kept + 1) * window:
+    for number, frame in enumerate(_decoded(ffmpeg, video, fps), 1):
+        if number > (kept + 1) * window:
             keep()
         score = sharpness(frame)
         if best is None or score > best[0]:
@@ -75,24 +72,52 @@ def _write_frames(video: Path, folder: Path, per_second: float, most: int, repor
             report("choosing sharp frames", number, max(total, number))
     keep()
     if kept < 2:
-        raise ValueError(f"{video}: only {number + 1 if kept else 0} frames can be read; too short, or damaged")
+        raise ValueError(f"{video}: {number} frames can be read, which is too few; too short, or damaged")
 
 
-def _decoded(video: Path) -> Iterator[Any]:
-    """What ffmpeg says about the video, then its frames uint8 [H, W, 3], upright."""
+def _ffmpeg() -> str:
+    """The program that imageio-ffmpeg brings along."""
     try:
-        ffmpeg: Any = import_module("imageio_ffmpeg")
+        return str(import_module("imageio_ffmpeg").get_ffmpeg_exe())
     except ImportError as error:
         raise ValueError("reading a video needs imageio-ffmpeg: pip install 'torchsplat[video]'") from error
-    reader = ffmpeg.read_frames(str(video), pix_fmt="rgb24")
+
+
+def _rate_and_length(ffmpeg: str, video: Path) -> tuple[float, float]:
+    """Frames per second and seconds (0 where they are not known), from what ffmpeg says about the file."""
+    command = [ffmpeg, "-nostdin", "-hide_banner", "-i", _argument(video)]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).stderr.decode(
+        "utf-8", "replace"
+    )
+    rate = re.search(r"Video:.*?([\d.]+) (?:fps|tbr)", said)
+    if rate is None or not float(rate[1]) > 0:
+        lines = said.strip().splitlines()
+        raise ValueError(f"{video} cannot be read as a video{f': {lines[-1].strip()}' if lines else ''}")
+    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", said)
+    seconds = 0.0 if length is None else int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3])
+    return float(rate[1]), seconds
+
+
+def _decoded(ffmpeg: str, video: Path, fps: float) -> Iterator[Frame]:
+    """The frames [H, W, 3], upright, at an even rate."""
+    command = [ffmpeg, "-nostdin", "-loglevel", "error", "-i", _argument(video), "-vf", f"fps={fps}", "-an"]
+    command += ["-f", "image2pipe", "-c:v", "ppm", "-"]  # each with its size, which a turn may swap
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
     try:
-        meta = next(reader)
-        width, height = meta["size"]
-        yield meta
-        for data in reader:
+        while process.stdout.readline() == b"P6\n":
+            width, height = map(int, process.stdout.readline().split())
+            process.stdout.readline()  # the largest value, 255
+            data = process.stdout.read(width * height * 3)
+            if len(data) < width * height * 3:
+                break
             yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-    except (OSError, RuntimeError, StopIteration) as error:
-        what = str(error).strip().splitlines()
-        raise ValueError(f"{video} cannot be read as a video{f': {what[-1]}' if what else ''}") from error
     finally:
-        reader.close()
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+
+def _argument(video: Path) -> str:
+    """A path that is not taken for an option or a protocol."""
+    return f"file:{video}"
