@@ -22,7 +22,7 @@ from splat.cli import main
 from splat.figures import rgb
 from splat.scene.paths import read_path, write_path
 from splat.scene.video import can_write_mp4
-from tests.captures import BACKGROUND, TARGET, ball, rendered_data_set, ring
+from tests.rendered_captures import BACKGROUND, TARGET, ball, rendered_data_set, ring
 
 COLOR = [str(v) for v in BACKGROUND.tolist()]
 

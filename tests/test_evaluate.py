@@ -18,7 +18,7 @@ from splat.gaussians import Gaussians
 from splat.metrics import MAX_PSNR
 from splat.scene.data import Capture, PhotoCache, load_capture
 from splat.scene.evaluate import EvaluateOptions, Evaluation, ViewPair, ViewScore, evaluate, view_pair
-from tests.captures import BACKGROUND, ball, rendered_data_set, ring, write_data_set
+from tests.rendered_captures import BACKGROUND, ball, rendered_data_set, ring, write_data_set
 
 PLAIN = EvaluateOptions(flip=False, lpips=False)
 

@@ -23,7 +23,7 @@ from splat.viewer import ViewerOptions, ViewerServer
 from splat.viewer.content import browser_splats, frustum_pose
 from splat.viewer.server import _camera
 from tests.browser import Page, needs_chromium
-from tests.captures import TARGET, ball, ring
+from tests.rendered_captures import TARGET, ball, ring
 
 needs_viser = pytest.mark.skipif(not optional.installed("viser"), reason="viser (extra [viewer]) is not installed")
 

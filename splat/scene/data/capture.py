@@ -65,8 +65,8 @@ class View:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How the training world lies in the world of the data set: x_train = scale (x_world + shift). There is no rotation,
-    so that harmonics and quaternions stay as they are."""
+    """How the training world lies in that of the data set: x_train = scale (x_world + shift). There is no rotation, so
+    that harmonics and quaternions stay as they are."""
 
     shift: Tensor
     """[3] float64, world units."""

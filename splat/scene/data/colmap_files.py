@@ -1,4 +1,5 @@
-"""COLMAP's model files, binary and text: cameras, images, points3D."""
+"""COLMAP's model files, binary and text: cameras, images, points3D. Rigs and frames, which COLMAP 4 writes beside them,
+are not needed: images hold their poses as before."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from splat.scene.data.distortion import COLMAP_NAMES, Array, parameter_count
+from splat.files import atomic_write
+from splat.scene.data.distortion import COLMAP_NAMES, Array, colmap_number, parameter_count
 
 NAMES = ("cameras", "images", "points3D")
 _NO_POINT = (1 << 64) - 1  # how the files say "-1"
@@ -175,6 +177,33 @@ def _binary_points(file: _Bytes) -> _Points:
         points[i], colors[i] = xyz, (red, green, blue)
         file.skip(8 * file.count(8))
     return ids, points, colors
+
+
+def write_model(folder: Path, model: ColmapModel) -> None:
+    """Writes a model as COLMAP's binary files; images are numbered from 1, reprojection errors are not known (-1)."""
+    cameras = [struct.pack("<Q", len(model.cameras))]
+    for camera_id, camera in model.cameras.items():
+        cameras.append(struct.pack("<IiQQ", camera_id, colmap_number(camera.model), camera.width, camera.height))
+        cameras.append(struct.pack(f"<{len(camera.params)}d", *camera.params))
+    images = [struct.pack("<Q", len(model.images))]
+    tracks: dict[int, list[int]] = {int(point): [] for point in model.point_ids}
+    for number, image in enumerate(model.images, 1):
+        images.append(struct.pack("<I7dI", number, *image.quat, *image.translation, image.camera_id))
+        images.append(image.name.encode("utf-8", "surrogateescape") + b"\0" + struct.pack("<Q", len(image.keypoints)))
+        table = np.empty(len(image.keypoints), _POINT2D)
+        table["xy"], table["point"] = image.keypoints, image.point_ids
+        images.append(table.tobytes())
+        for index, point in enumerate(image.point_ids):
+            tracks[int(point)] += [number, index]
+    points = [struct.pack("<Q", len(model.points))]
+    for point, xyz, color in zip(model.point_ids, model.points, model.colors, strict=True):
+        track = tracks[int(point)]
+        points.append(struct.pack("<Q3d3BdQ", point, *xyz, *color, -1.0, len(track) // 2))
+        points.append(struct.pack(f"<{len(track)}I", *track))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, parts in zip(NAMES, (cameras, images, points), strict=True):
+        with atomic_write(folder / f"{name}.bin") as temporary:
+            temporary.write_bytes(b"".join(parts))
 
 
 # Text

@@ -126,7 +126,8 @@ class Lens:
 
     def project(self, plane: Array) -> Array:
         """Pixels [N, 2] of points [N, 2] of the plane z = 1."""
-        return self._polynomial(self._bend(plane)) * self.focal + self.centre
+        pixels: Array = self._polynomial(self._bend(plane)) * self.focal + self.centre
+        return pixels
 
     def unproject(self, pixels: Array) -> Array:
         """Points [N, 2] of the plane z = 1 that are seen at `pixels` [N, 2]; NaN where there are none (past the range
@@ -138,7 +139,8 @@ class Lens:
         angle = np.linalg.norm(bent, axis=-1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore"):
             stretch = np.where(angle > 1e-9, np.tan(angle) / angle, 1.0)
-            return np.where(angle < math.pi / 2 - 1e-6, bent * stretch, np.nan)
+            plane: Array = np.where(angle < math.pi / 2 - 1e-6, bent * stretch, np.nan)
+        return plane
 
     def fold(self, limit: float) -> float:
         """The radius on the plane z = 1, up to `limit`, from where on pixels move back to the centre; else infinity."""
@@ -213,10 +215,10 @@ def undistorted(lens: Lens) -> Lens:
         seen = lens.unproject(np.stack(np.broadcast_arrays(xs, ys), -1).astype(np.float64))[:, axis]
         return (seen * lens.focal[axis] + lens.centre[axis])[np.isfinite(seen)]
 
-    left = int(math.ceil(edge(0.5, y, 0).max(initial=-w / 2) - 0.5 - 1e-6))
-    right = int(math.floor(edge(w - 0.5, y, 0).min(initial=1.5 * w) + 0.5 + 1e-6))
-    top = int(math.ceil(edge(x, 0.5, 1).max(initial=-h / 2) - 0.5 - 1e-6))
-    bottom = int(math.floor(edge(x, h - 0.5, 1).min(initial=1.5 * h) + 0.5 + 1e-6))
+    left = math.ceil(edge(0.5, y, 0).max(initial=-w / 2) - 0.5 - 1e-6)
+    right = math.floor(edge(w - 0.5, y, 0).min(initial=1.5 * w) + 0.5 + 1e-6)
+    top = math.ceil(edge(x, 0.5, 1).max(initial=-h / 2) - 0.5 - 1e-6)
+    bottom = math.floor(edge(x, h - 0.5, 1).min(initial=1.5 * h) + 0.5 + 1e-6)
     left, top, right, bottom = max(left, -w // 2), max(top, -h // 2), min(right, w + w // 2), min(bottom, h + h // 2)
     if right - left < w / 8 or bottom - top < h / 8:
         raise ValueError("the distortion is so strong that no pinhole picture is left; undistort with COLMAP first")

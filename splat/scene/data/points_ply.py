@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ _TYPES = {
     **dict.fromkeys(("float", "float32"), "f4"),
     **dict.fromkeys(("double", "float64"), "f8"),
 }
-Array = npt.NDArray[np.float64]
+Array: TypeAlias = npt.NDArray[np.float64]
+_Properties: TypeAlias = list[tuple[str, str]]
+"""Names and numpy's type codes."""
 
 
 def read_points_ply(path: Path) -> tuple[Array, Array]:
@@ -37,22 +40,9 @@ def read_points_ply(path: Path) -> tuple[Array, Array]:
         raise ValueError(f"{path} is no PLY file")
     form, count, properties = _header(path, data[:end].decode("ascii", "replace"))
     body = data[newline + 1 :]
-    if form == "ascii":
-        try:
-            rows = [line.split()[: len(properties)] for line in body.decode("ascii", "replace").splitlines()[:count]]
-            table = np.array(rows, np.float64).reshape(-1, len(properties))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: its points are no rows of {len(properties)} numbers") from error
-        columns = {name: table[:, i] for i, (name, _) in enumerate(properties)}
-    else:
-        order = "<" if form == "binary_little_endian" else ">"
-        dtype = np.dtype([(name, order + kind) for name, kind in properties])
-        binary = np.frombuffer(body[: count * dtype.itemsize], dtype) if len(body) >= count * dtype.itemsize else []
-        columns = {name: binary[name] for name, _ in properties} if len(binary) == count and count else {}
-    if count and (not columns or len(columns["x"]) < count):
-        raise ValueError(f"{path} is cut off: {count} points announced")
     if not count:
         return np.zeros((0, 3)), np.zeros((0, 3))
+    columns = _ascii(path, body, count, properties) if form == "ascii" else _binary(path, body, count, properties, form)
     points = np.stack([columns[name].astype(np.float64) for name in "xyz"], 1)
     colors = np.full((count, 3), 0.5)
     kinds = dict(properties)
@@ -63,9 +53,33 @@ def read_points_ply(path: Path) -> tuple[Array, Array]:
     return points[good], colors[good].clip(0, 1)
 
 
-def _header(path: Path, text: str) -> tuple[str, int, list[tuple[str, str]]]:
+def _ascii(path: Path, body: bytes, count: int, properties: _Properties) -> dict[str, npt.NDArray[np.generic]]:
+    """Columns by name."""
+    lines = body.decode("ascii", "replace").splitlines()[:count]
+    try:
+        table = np.array([line.split()[: len(properties)] for line in lines], np.float64)
+        table = table.reshape(count, len(properties))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or cut off: wanted {count} lines of {len(properties)} numbers") from error
+    return {name: table[:, i] for i, (name, _) in enumerate(properties)}
+
+
+def _binary(
+    path: Path, body: bytes, count: int, properties: _Properties, form: str
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Columns by name."""
+    order = "<" if form == "binary_little_endian" else ">"
+    dtype = np.dtype([(name, order + kind) for name, kind in properties])
+    if len(body) < count * dtype.itemsize:
+        raise ValueError(f"{path} is cut off: {count} points announced, {len(body) // dtype.itemsize} there")
+    table = np.frombuffer(body[: count * dtype.itemsize], dtype)
+    return {name: table[name] for name, _ in properties}
+
+
+def _header(path: Path, text: str) -> tuple[str, int, _Properties]:
     """Format, number of points, and their properties with numpy's type codes."""
-    form, count, properties, elements = "", -1, [], 0
+    form, count, elements = "", -1, 0
+    properties: _Properties = []
     for line in text.splitlines():
         words = line.split()
         if words[:1] == ["format"] and len(words) > 1:
