@@ -1,5 +1,5 @@
-"""The command line: splat fit-image | render-image | convert | info. One file per command; nothing heavy is imported before the
-arguments are read."""
+"""The command line: splat fit-image | render-image | convert | info. One file per command; nothing heavy is imported
+before the arguments are read."""
 
 from __future__ import annotations
 

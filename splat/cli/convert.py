@@ -56,8 +56,8 @@ class Convert:
         before, after = size_of(self.source), size_of(self.target)
         count = len(gaussians)
         print(f"{self.source}  {source_format}, {count:,} Gaussians, {before:,} bytes")
-        share = f", {after / count:.1f} a Gaussian, {before / after:.2f} times smaller" if count else ""
-        print(f"{self.target}  {target_format.name}, {after:,} bytes{share}")
+        each = f", {after / count:.1f} a Gaussian" if count else ""
+        print(f"{self.target}  {target_format.name}, {after:,} bytes{each}: {after / before:.0%} of the source")
         print(f"kept: {target_format.keeps}")
         invalid = count - int(gaussians.valid.sum())
         if invalid and not target_format.with_invalid:

@@ -65,7 +65,7 @@ def load_gaussians(path: str | Path) -> Gaussians:
     Raises:
         ValueError: no such file, not of a known format, truncated or damaged.
     """
-    path = Path(path)
+    path = main_file(path)
     return format_of(path).read(path)
 
 
@@ -92,6 +92,23 @@ def save_gaussians(path: str | Path, gaussians: Gaussians, **options: Any) -> No
     kind.write(path, gaussians, **options)
 
 
+def main_file(path: str | Path) -> Path:
+    """The file itself; of a folder with a SOG scene its lod-meta.json or meta.json.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("lod-meta.json", "meta.json"):
+            if (path / name).is_file():
+                return path / name
+        raise ValueError(f"{path}: a folder without meta.json, which a SOG scene has")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return path
+
+
 def format_to_write(path: str | Path) -> Format:
     """Which format a file of this name is written in; ValueError where there is none."""
     kind = _by_suffix(Path(path))
@@ -111,15 +128,7 @@ def format_of(path: str | Path) -> Format:
     Raises:
         ValueError: no such file, or neither tells.
     """
-    path = Path(path)
-    if path.is_dir():
-        if (path / "lod-meta.json").is_file():
-            return format_of(path / "lod-meta.json")
-        if not (path / "meta.json").is_file():
-            raise ValueError(f"{path}: a folder without meta.json, which a SOG scene has")
-        path = path / "meta.json"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    path = main_file(path)
     named = _by_suffix(path)
     if named and not named.magic:
         return named

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splat.io import format_of
+from splat.io import format_of, main_file
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
@@ -53,7 +53,7 @@ class Description:
 
 def describe(path: str | Path) -> Description:
     """Reads a file; ValueError as `load_gaussians`."""
-    path = Path(path)
+    path = main_file(path)
     kind = format_of(path)
     gaussians = kind.read(path)
     valid = gaussians.valid

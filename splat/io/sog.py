@@ -40,13 +40,11 @@ Fetch = Callable[[str, int], bytes]
 
 
 def read_sog(path: Path) -> Gaussians:
-    """The Gaussians of a `.sog`, of a folder or of its meta.json, in the file's order.
+    """The Gaussians of a `.sog`, or of the meta.json of a folder, in the file's order.
 
     Raises:
         ValueError: not SOG, of an unknown version, truncated or damaged; a picture does not fit the count.
     """
-    if path.is_dir():
-        path = path / "meta.json"
     if path.suffix == ".json":
         return _decode(path, lambda name, most: _from_folder(path, name, most))
     try:
