@@ -9,7 +9,7 @@ from torch import Tensor
 
 from splat.io.arrays import F32, U8
 
-_BINS = 4096
+_BINS = 128  # of the density; more follow its noise, and the tails go without codes
 _SAMPLE = 1 << 18
 _FAN = 256  # most children of a node of the tree
 _BUDGET = 1 << 24  # distances held at a time
