@@ -11,6 +11,7 @@ FREE_BYTES = 64 << 20
 MAX_RATIO = 1024
 """A file may unpack to FREE_BYTES, and beyond that to MAX_RATIO times its size (as gzip can at most)."""
 _PIECE = 1 << 20
+_MOST = 3.4028234663852886e38  # of float32
 
 
 def check_room(path: Path, what: str, wanted: int, stored: int) -> None:
@@ -161,14 +162,14 @@ class Json:
         if not isinstance(value, list) or not least <= len(value) <= most:
             raise self.error(key, wanted)
         for item in value:
-            if isinstance(item, bool) or not isinstance(item, (int, float)) or not abs(item) < 3e38:
+            if isinstance(item, bool) or not isinstance(item, (int, float)) or not abs(item) <= _MOST:
                 raise self.error(key, wanted)
         return [float(item) for item in value]
 
     def number(self, key: str) -> float:
         """A finite number."""
         value = self._value.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 3e38:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MOST:
             raise self.error(key, "a number")
         return float(value)
 

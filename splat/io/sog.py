@@ -31,7 +31,7 @@ MAX_SIDE = 16383
 """Pixels along a side that WebP can have."""
 _PALETTE_ROW = 64  # entries along a row of the palette's picture
 _MAX_PALETTE = 1 << 16
-_MAX_META = 1 << 24
+_MAX_META = 1 << 22
 _LARGEST_TAG = 252  # the fourth channel of a rotation: this plus the largest component
 _BYTES_EACH = 20  # of the pictures of a Gaussian without harmonics, unpacked
 
@@ -349,8 +349,6 @@ def read_lod(path: Path, level: int | None = None) -> Gaussians:
     Raises:
         ValueError: damaged, or files of the level are missing.
     """
-    if path.stat().st_size > _MAX_META:
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes are too many, wanted at most {_MAX_META:,}")
     meta = Json.parse(path, path.read_bytes())
     names = meta.strings("filenames")
     for name in names:
