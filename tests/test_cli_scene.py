@@ -20,6 +20,7 @@ import splat
 from splat import optional
 from splat.cli import main
 from splat.figures import rgb
+from splat.io import load_gaussians, save_gaussians
 from splat.scene.paths import read_path, write_path
 from splat.scene.video import can_write_mp4
 from tests.rendered_captures import BACKGROUND, TARGET, ball, rendered_data_set, ring
@@ -54,6 +55,17 @@ def test_a_path_file_is_rendered_frame_by_frame(scene: Path, tmp_path: Path) -> 
     want = [rgb(color) for color in splat.render(ball(), ring(3), background=BACKGROUND).color]
     got = pictures(tmp_path / "f")
     assert len(got) == 3 and all(np.array_equal(g, w) for g, w in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("suffix", ["ply", "spz", "splat"])
+def test_a_scene_is_drawn_as_its_file_says_whatever_the_format(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"scene.{suffix}"
+    save_gaussians(path, ball())
+    load_gaussians(path).save(tmp_path / "read.safetensors")
+    for file, folder in ((path, "a"), (tmp_path / "read.safetensors", "b")):
+        assert run("render", file, "--frames", 1, "--width", 64, "--height", 48, "-o", tmp_path / folder) == 0
+    (got,), (want,) = pictures(tmp_path / "a"), pictures(tmp_path / "b")
+    assert np.array_equal(got, want) and got.max() > 60
 
 
 @pytest.mark.parametrize("kind", ["fly", "orbit"])

@@ -1,5 +1,5 @@
-"""The command line: splat fit-image | render-image | render | eval | view | info. One file per command; nothing heavy
-is imported before the arguments are read."""
+"""The command line: splat fit-image | render-image | render | eval | view | convert | info. One file per command;
+nothing heavy is imported before the arguments are read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from splat.cli.convert import Convert
 from splat.cli.eval import Eval
 from splat.cli.fit_image import FitImage
 from splat.cli.info import Info
@@ -23,6 +24,7 @@ Command = (
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[View, tyro.conf.subcommand("view")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 

@@ -130,6 +130,8 @@ class Eval:
         video: str | None,
     ) -> None:
         from splat import machine
+        from splat.io import format_of
+        from splat.io.describe import size_of
         from splat.scene.report import FileRow, Report, write_report
 
         about = machine.describe()
@@ -143,7 +145,7 @@ class Eval:
         metrics = result.to_dict() | scene | {"machine": about}
         with atomic_write(self.output / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        size = self.scene.stat().st_size
+        file = FileRow(format_of(self.scene).name, size_of(self.scene), len(gaussians), result.psnr)
         what = {"test": "held-out", "train": "training", "all": "all"}[self.views]
         report = Report(
             title=f"{self.scene.name} on {scene['data']}",
@@ -152,7 +154,7 @@ class Eval:
             evaluation=result,
             views=kept,
             worst=worst if len(result.views) > len(kept) else (),
-            files=[FileRow(self.scene.suffix.lstrip("."), size, len(gaussians), result.psnr)],
+            files=[file],
             notes=capture.notes,
             machine=about,
             video=video,

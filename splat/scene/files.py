@@ -8,15 +8,14 @@ from splat.gaussians import Gaussians
 
 
 def load_scene_file(path: str | Path) -> Gaussians:
-    """Gaussians of a file (.safetensors as `Gaussians.save` writes it) in the units of the file's world.
+    """Gaussians of a file of any format that `splat.io` reads, in the units of the file's world.
 
     Raises:
-        ValueError: missing, damaged, empty or unknown file.
+        ValueError: missing, damaged, empty or unknown file; nothing in it that can be drawn.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file (wanted a scene)")
-    gaussians = Gaussians.load(path)
-    if len(gaussians) == 0:
-        raise ValueError(f"{path}: holds no Gaussians")
+    from splat.io import load_gaussians
+
+    gaussians = load_gaussians(path)
+    if not bool(gaussians.valid.any()):
+        raise ValueError(f"{path}: holds no Gaussians that can be drawn")
     return gaussians
