@@ -25,7 +25,7 @@ def rgb(pixels: Tensor) -> Pixels:
     if values.shape[2] == 4:
         values = values[..., :3] + (1 - values[..., 3:])
     values = values.clamp(0, 1)
-    levels: Pixels = (values.expand(-1, -1, 3) * 255 + 0.5).to(torch.uint8).numpy()
+    levels: Pixels = (values.expand(-1, -1, 3) * 255 + 0.5).to(torch.uint8).cpu().numpy()
     return levels
 
 

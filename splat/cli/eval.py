@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from splat.cli.data import Color, DataArguments, background_tensor
-from splat.cli.render import progress, rendered, world_cameras
+from splat.cli.shared import Color, DataArguments, background_tensor, progress
 from splat.files import atomic_write
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from splat.gaussians import Gaussians
     from splat.scene.data import Capture
     from splat.scene.evaluate import Evaluation
-    from splat.scene.report import Compared
-
-SHOWN, WORST = 6, 5
-"""Views in the report."""
+    from splat.scene.gallery import Gallery
 
 
 @dataclass
@@ -58,49 +50,29 @@ class Eval:
         """Measures and writes."""
         from splat.scene.data import PhotoCache
         from splat.scene.evaluate import EvaluateOptions, ViewPair, ViewScore, evaluate
-        from splat.scene.figures import comparison, contact_sheet
         from splat.scene.files import load_scene_file
-        from splat.scene.report import Compared
+        from splat.scene.gallery import FLY_FRAMES, Gallery, write_fly_through
 
         background = background_tensor(self.background)
         gaussians = load_scene_file(self.scene)
         capture = self.reading.load(self.data)
         rows = self._rows(capture)
-        pictures = self.output / "pictures"
-        pictures.mkdir(parents=True, exist_ok=True)
+        gallery = Gallery(self.output, rows)
+        options = EvaluateOptions(flip=False if self.no_flip else None)
         normal = capture.normalisation.gaussians(gaussians)
-        shown = {rows[round(i * (len(rows) - 1) / max(1, SHOWN - 1))] for i in range(SHOWN)}
-        kept: list[Compared] = []
-        worst: list[Compared] = []
-
         with PhotoCache(capture.views) as photos, progress("measuring", len(rows), self.quiet) as advance:
 
             def each(pair: ViewPair, score: ViewScore) -> None:
-                stem = re.sub(r"[^\w.-]+", "_", Path(score.name).with_suffix("").as_posix())
-                with atomic_write(pictures / f"{score.row:04d}_{stem}.jpg") as temporary:
-                    comparison(pair, score).save(temporary, quality=92)
-                small = Compared.of(pair, score)
-                if score.row in shown:
-                    kept.append(small)
-                worst.append(small)
-                worst.sort(key=lambda c: c.score.psnr)
-                del worst[WORST:]
+                gallery.add(pair, score)
                 advance()
 
-            result = evaluate(
-                normal,
-                capture,
-                rows,
-                photos,
-                background=background,
-                options=EvaluateOptions(flip=False if self.no_flip else None),
-                each=each,
-            )
-        tiles = [(c.image, f"{c.score.psnr:.2f} dB  {c.score.name}") for c in kept]
-        with atomic_write(self.output / "sheet.jpg") as temporary:
-            contact_sheet(tiles, columns=3).save(temporary, quality=92)
-        video = self._fly(gaussians, capture, background) if self.video else None
-        self._write(result, kept, worst, gaussians, capture, video)
+            result = evaluate(normal, capture, rows, photos, background=background, options=options, each=each)
+        gallery.write_sheet()
+        video = None
+        if self.video:
+            with progress("flying", FLY_FRAMES, self.quiet) as advance:
+                video = write_fly_through(self.output, gaussians, capture, background, advance=advance)
+        self._write(result, gallery, len(gaussians), capture, video)
         return 0
 
     def _rows(self, capture: Capture) -> list[int]:
@@ -109,26 +81,7 @@ class Eval:
             raise ValueError(f"{self.data}: no photo is held out; give --views train or another --test-every")
         return rows[self.views]
 
-    def _fly(self, gaussians: Gaussians, capture: Capture, background: Tensor) -> str:
-        from splat.scene.paths import fly_through
-        from splat.scene.video import can_write_mp4, write_video
-
-        format: Literal["mp4", "webp"] = "mp4" if can_write_mp4() else "webp"
-        path = fly_through(world_cameras(capture), 240)
-        with progress("flying", len(path), self.quiet) as advance:
-            frames = rendered(gaussians, path, background, advance)
-            write_video(self.output / f"fly.{format}", frames, format=format)
-        return f"fly.{format}"
-
-    def _write(
-        self,
-        result: Evaluation,
-        kept: list[Compared],
-        worst: list[Compared],
-        gaussians: Gaussians,
-        capture: Capture,
-        video: str | None,
-    ) -> None:
+    def _write(self, result: Evaluation, gallery: Gallery, count: int, capture: Capture, video: str | None) -> None:
         from splat import machine
         from splat.io import format_of
         from splat.io.describe import size_of
@@ -139,21 +92,21 @@ class Eval:
             "scene": self.scene.name,
             "data": self.data.name or str(self.data),
             "split": self.views,
-            "gaussians": len(gaussians),
+            "gaussians": count,
             "background": list(self.background),
         }
         metrics = result.to_dict() | scene | {"machine": about}
         with atomic_write(self.output / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        file = FileRow(format_of(self.scene).name, size_of(self.scene), len(gaussians), result.psnr)
+        file = FileRow(format_of(self.scene).name, size_of(self.scene), count, result.psnr)
         what = {"test": "held-out", "train": "training", "all": "all"}[self.views]
         report = Report(
             title=f"{self.scene.name} on {scene['data']}",
             facts=[("data", f"{capture.kind}, {len(capture.views)} photos"), ("measured", f"{what} photos")],
-            gaussians=len(gaussians),
+            gaussians=count,
             evaluation=result,
-            views=kept,
-            worst=worst if len(result.views) > len(kept) else (),
+            views=gallery.views,
+            worst=gallery.worst if len(result.views) > len(gallery.views) else (),
             files=[file],
             notes=capture.notes,
             machine=about,
@@ -163,6 +116,6 @@ class Eval:
         write_report(self.output, report)
         if not self.quiet:
             measures = "  ".join(f"{result.mean(m):.4f} {m.upper()}" for m in result.measures if m != "psnr")
-            counts = f"{len(result.views)} {what} photos, {len(gaussians):,} Gaussians"
+            counts = f"{len(result.views)} {what} photos, {count:,} Gaussians"
             print(f"{result.psnr:.2f} dB PSNR  {measures}  ({counts})")
             print(f"{self.output}/  report.html  metrics.json  sheet.jpg  pictures/{'  ' + video if video else ''}")

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from splat.cli.data import Color, DataArguments, background_tensor, up_tensor
+from splat.cli.shared import Color, DataArguments, background_tensor, progress, up_tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from splat.cameras import Cameras
-    from splat.figures import Pixels
     from splat.gaussians import Gaussians
 
-FRAMES = 240
 SIZE = (1280, 720)
 """Of pictures where neither data nor a path says one."""
 
@@ -70,6 +63,7 @@ class Render:
     def run(self) -> int:
         """Renders and writes."""
         from splat.scene.files import load_scene_file
+        from splat.scene.gallery import rendered_frames
         from splat.scene.paths import write_path
         from splat.scene.video import write_video
 
@@ -80,7 +74,9 @@ class Render:
         if self.save_path is not None:
             write_path(self.save_path, cameras)
         with progress("rendering", len(cameras), self.quiet) as advance:
-            count = write_video(output, rendered(gaussians, cameras, background, advance), fps=self.fps, format=format)
+            count = write_video(
+                output, rendered_frames(gaussians, cameras, background, advance), fps=self.fps, format=format
+            )
         if not self.quiet:
             print(f"{output}  {count} frames, {cameras.width} x {cameras.height}")
         return 0
@@ -106,6 +102,7 @@ class Render:
         return format, self.output
 
     def _cameras(self, gaussians: Gaussians) -> Cameras:
+        from splat.scene.gallery import FLY_FRAMES, training_cameras
         from splat.scene.paths import fly_through, orbit, read_path, with_size
         from splat.scene.stage import stage
 
@@ -117,49 +114,11 @@ class Render:
                 raise ValueError("--frames goes with fly and orbit; a file has its own frames")
             return read_path(kind, width=self.width, height=self.height)
         up = up_tensor(self.up)
-        frames = FRAMES if self.frames is None else self.frames
+        frames = FLY_FRAMES if self.frames is None else self.frames
         if self.data is None:
             if kind == "fly":
                 raise ValueError("--camera-path fly needs --data, whose poses it goes through")
             return stage(gaussians, [], up).orbit(frames, self.width or SIZE[0], self.height or SIZE[1])
-        poses = world_cameras(self.reading.load(self.data))
+        poses = training_cameras(self.reading.load(self.data))
         path = fly_through(poses, frames) if kind == "fly" else orbit(poses, frames, up)
         return with_size(path, self.width, self.height)
-
-
-def world_cameras(capture: Any) -> Cameras:
-    """The training cameras in world units, with pictures of one size."""
-    from splat.scene.paths import one_size
-
-    return capture.normalisation.cameras_to_world(one_size([capture.camera(row) for row in capture.train]))  # type: ignore[no-any-return]
-
-
-def rendered(
-    gaussians: Gaussians, cameras: Cameras, background: Tensor, advance: Any = lambda: None
-) -> Iterator[Pixels]:
-    """8-bit frames, one after the other."""
-    import torch
-
-    from splat.figures import rgb
-    from splat.rendering import render
-
-    for i in range(len(cameras)):
-        with torch.no_grad():
-            picture = render(gaussians, cameras[i], background=background).color[0]
-        yield rgb(picture)
-        advance()
-
-
-@contextmanager
-def progress(what: str, total: int, quiet: bool) -> Iterator[Any]:
-    """A bar on a terminal; yields a function that advances it by one."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from splat.cli.data import Color, DataArguments, background_tensor, up_tensor
+from splat.cli.shared import Color, DataArguments, background_tensor, up_tensor
 from splat.stop import deferred_stop
 
 
@@ -41,12 +41,12 @@ class View:
     def run(self) -> int:
         """Serves until Ctrl-C."""
         with deferred_stop(signal.SIGINT, signal.SIGTERM) as stop:
-            from splat.cli.render import world_cameras
+            from splat.scene.gallery import training_cameras
             from splat.viewer import ViewerOptions, ViewerServer
 
             background_tensor(self.background)
             up_tensor(self.up)
-            cameras = () if self.data is None else world_cameras(self.reading.load(self.data))
+            cameras = () if self.data is None else training_cameras(self.reading.load(self.data))
             options = ViewerOptions(
                 max_gaussians=self.max_gaussians, rendered=self.rendered, background=self.background, up=self.up
             )

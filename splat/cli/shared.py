@@ -1,10 +1,13 @@
-"""Arguments that commands share: how a data set is read, and what is behind a scene."""
+"""What commands share: how a data set is read, arguments as tensors, a bar."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +26,7 @@ class DataArguments:
     max_side: int = 1600
     """Longest side of the photos where --downscale is not given, pixels."""
     test_every: int = 8
-    """Every so-manieth photo by name is held out; 0 for none."""
+    """Every N-th photo by name is held out; 0 for none."""
     images: str | None = None
     """Folder of the photos inside the data set (default: images)."""
     masks: Path | None = None
@@ -63,3 +66,18 @@ def up_tensor(up: tuple[float, float, float] | None) -> Tensor | None:
         raise ValueError(f"up must be a direction X Y Z, got {up}")
     unit: Tensor = value / value.norm()
     return unit
+
+
+@contextmanager
+def progress(what: str, total: int, quiet: bool) -> Iterator[Any]:
+    """A bar on a terminal; yields a function that advances it by one."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
