@@ -1,5 +1,5 @@
-"""The command line: splat fit-image | render-image | info. One file per command; nothing heavy is imported before the
-arguments are read."""
+"""The command line: splat fit-image | render-image | render | eval | view | convert | info. One file per command;
+nothing heavy is imported before the arguments are read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from typing import Annotated
 
 import tyro
 
+from splat.cli.convert import Convert
+from splat.cli.eval import Eval
 from splat.cli.fit_image import FitImage
 from splat.cli.info import Info
+from splat.cli.render import Render
 from splat.cli.render_image import RenderImage
+from splat.cli.view import View
 
 Command = (
     Annotated[FitImage, tyro.conf.subcommand("fit-image")]
     | Annotated[RenderImage, tyro.conf.subcommand("render-image")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[View, tyro.conf.subcommand("view")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
@@ -29,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = tyro.cli(
             Command,
             prog="splat",
-            description="Differentiable Gaussian splatting: fit pictures, render models.\n\n"
+            description="Differentiable Gaussian splatting: fit pictures, render and measure scenes.\n\n"
             "Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C. SPLAT_DEBUG=1 shows where an error arose.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),

@@ -101,6 +101,7 @@ class FitImage:
     def _write(self, result: FitResult, picture: Picture, frames: list[npt.NDArray[np.uint8]]) -> None:
         import torch
 
+        from splat.figures import write_figure
         from splat.image import figures
         from splat.image.picture import write_picture
 
@@ -118,8 +119,8 @@ class FitImage:
         }
         with atomic_write(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        figures.write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
-        figures.write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
+        write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
+        write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
         if frames:
             figures.write_animation([*frames, figures.animation_frame(recon)], out / "fit.webp")
         if self.json_lines:
@@ -151,8 +152,7 @@ def _check_folder(folder: Path) -> None:
 
 def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:
     from splat import machine
-    from splat.image.fitter import MAX_PSNR
-    from splat.metrics import ms_ssim, psnr, ssim
+    from splat.metrics import MAX_PSNR, ms_ssim, psnr, ssim
 
     return {
         "schema_version": 1,
