@@ -32,7 +32,10 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
 
     dense = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors' files are for their owner alone
         save_file(dense, temporary, metadata)
+        temporary.chmod(mode)
 
 
 def load_tensors(

@@ -42,7 +42,7 @@ class Eval:
     """Leave FLIP out, which is measured where flip-evaluator (extra [metrics]) is installed."""
     video: bool = False
     """Also write a fly-through: fly.mp4, or fly.webp without the extra [video]."""
-    reading: DataArguments = field(default_factory=DataArguments)
+    reading: Annotated[DataArguments, tyro.conf.arg(name="")] = field(default_factory=DataArguments)
     quiet: bool = False
     """Print errors only."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import signal
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from splat.cli.shared import check_folder
 from splat.files import atomic_write
 from splat.stop import deferred_stop
 
@@ -83,7 +83,7 @@ class FitImage:
             picture = read_picture(self.photo)
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
-            _check_folder(self.output)
+            check_folder(self.output)
             if stop.requested:
                 return 130
             frames: list[npt.NDArray[np.uint8]] = []
@@ -133,21 +133,6 @@ class FitImage:
             if self.target_psnr is not None and metrics["psnr"] < self.target_psnr:
                 print(f"{self.target_psnr:g} dB was not reached; give it a longer --time or --preset best")
             print(f"{out}/  recon.png  error.png  ellipses.png  model.safetensors  metrics.json")
-
-
-def _check_folder(folder: Path) -> None:
-    """Before the work: whether the results can be written. Makes nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: is a file, wanted a folder for the results")
-    parent = folder
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ValueError(f"{folder}: {parent} is a file, wanted a folder")
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot write there ({error.strerror})") from error
 
 
 def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:

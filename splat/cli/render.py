@@ -56,7 +56,7 @@ class Render:
     """What shows where nothing covers, R G B in 0..1."""
     save_path: Path | None = None
     """Also write the camera path as JSON."""
-    reading: DataArguments = field(default_factory=DataArguments)
+    reading: Annotated[DataArguments, tyro.conf.arg(name="")] = field(default_factory=DataArguments)
     quiet: bool = False
     """Print errors only."""
 

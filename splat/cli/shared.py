@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,8 @@ class DataArguments:
     masks: Path | None = None
     """Folder of masks, white where photos count."""
 
-    def load(self, path: Path) -> Capture:
-        """The data set."""
+    def load(self, path: Path, tell: Callable[[str, int, int], None] | None = None) -> Capture:
+        """The data set; `tell` hears what is being done, as `load_capture` says."""
         from splat.scene.data import DataOptions, load_capture
 
         options = DataOptions(
@@ -43,7 +44,22 @@ class DataArguments:
             images=self.images,
             masks=self.masks,
         )
-        return load_capture(path, options)
+        return load_capture(path, options, tell)
+
+
+def check_folder(folder: Path) -> None:
+    """Before the work: whether the results can be written. Makes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, wanted a folder for the results")
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ValueError(f"{folder}: {parent} is a file, wanted a folder")
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot write there ({error.strerror})") from error
 
 
 def background_tensor(color: Color) -> Tensor:

@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -36,7 +37,7 @@ class View:
     """The browser is sent at most so many."""
     background: Color = (0.0, 0.0, 0.0)
     """R G B in 0..1."""
-    reading: DataArguments = field(default_factory=DataArguments)
+    reading: Annotated[DataArguments, tyro.conf.arg(name="")] = field(default_factory=DataArguments)
 
     def run(self) -> int:
         """Serves until Ctrl-C."""

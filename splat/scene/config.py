@@ -4,9 +4,36 @@ heavy is imported here."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
+
+
+def seconds(text: str) -> float:
+    """Of 90, 90s, 10m or 1h; ValueError for anything else."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number = text[:-1] if text[-1:] in units else text
+    try:
+        value = float(number) * units.get(text[-1:], 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"wanted a time such as 90, 90s, 10m or 1h, got {text!r}")
+    return value
+
+
+Duration = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="TIME",
+        instance_from_str=lambda words: seconds(words[0]),
+        is_instance=lambda value: isinstance(value, float | int),
+        str_from_instance=lambda value: [f"{value:g}s"],
+    ),
+]
 Preset = Literal["draft", "standard", "best"]
+PRESETS: tuple[Preset, ...] = ("draft", "standard", "best")
 StrategyName = Literal["default", "mcmc"]
 
 
@@ -140,8 +167,8 @@ class TrainConfig:
 
     steps: int = 7_000
     """Length of the run, in images."""
-    time: float | None = None
-    """Seconds to spend, instead of `steps`: the schedule stretches to them."""
+    time: Duration | None = None
+    """Time to spend (90, 90s, 10m or 1h), instead of `steps`: the schedule stretches to it."""
     strategy: StrategyName = "mcmc"
     """How Gaussians are added and removed."""
     max_gaussians: int | None = None

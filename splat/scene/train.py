@@ -136,14 +136,15 @@ class Trainer:
         """What passes from now on is time spent."""
         self._clock = time.perf_counter()
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Adds the time since the last tick to the time spent."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
 
     def step(self) -> Step:
         """Trains on the next image and, when it is due, adds and removes Gaussians."""
-        self._tick()
+        self.tick()
         before = self.progress
         row = self._next_view()
         halvings = self._halvings(row, before)
