@@ -157,10 +157,13 @@ def test_a_worse_scene_scores_worse_and_the_training_photos_can_be_measured(tmp_
     data = rendered_data_set(tmp_path / "data")
     g = ball()
     replace(g, sh0=g.sh0 + 0.3).save(scene)
-    assert run("eval", scene, data, "-o", tmp_path / "out", "--views", "train", "--no-flip", "--quiet") == 0
+    how = ("--views", "train", "--no-flip", "--quiet", "--video")
+    assert run("eval", scene, data, "-o", tmp_path / "out", *how) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["views"] == 8 and metrics["psnr"] < 35
     page = (tmp_path / "out" / "report.html").read_text()
+    video = "fly.mp4" if can_write_mp4() else "fly.webp"
+    assert (tmp_path / "out" / video).stat().st_size > 0 and f'src="{video}"' in page
     assert "Worst views" in page and "eld-out" not in page.split("</main>")[0]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from splat.scene.charts import Axis, duration, line_chart, number, thinned, ticks
+from splat.scene.charts import Axis, duration, line_chart, number, thinned, ticks, time_ticks
 from splat.scene.evaluate import Evaluation, ViewPair, ViewScore
 from splat.scene.figures import comparison, contact_sheet, error_limit
 from splat.scene.report import Compared, FileRow, Report, page, write_report
@@ -176,7 +176,16 @@ def test_numbers_and_times_are_short() -> None:
         "30k",
         "1.25M",
     ]
-    assert [duration(v) for v in (0, 0.0312, 12, 185, 3720)] == ["0 s", "31.2 ms", "12 s", "3:05 min", "1:02 h"]
+    times = {0: "0 s", 0.0312: "31.2 ms", 12: "12 s", 185: "3:05 min", 1800: "30 min", 3599.7: "1 h", 3720: "1:02 h"}
+    assert [duration(v) for v in times] == list(times.values())
+
+
+@pytest.mark.parametrize("high", [0.3, 3, 7, 61, 250, 1000, 5000, 30000, 200000, 5e6])
+def test_times_have_ticks_that_a_clock_has(high: float) -> None:
+    found = time_ticks(high)
+    assert found[0] == 0 and 2 <= len(found) <= 7 and found[-1] <= high * (1 + 1e-12)
+    if 2 <= high <= 28800:
+        assert (3600 % found[1] == 0 or found[1] % 3600 == 0) and len(found) >= 3
 
 
 def test_figures_have_three_panels_and_the_error_its_place() -> None:

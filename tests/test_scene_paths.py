@@ -86,6 +86,14 @@ def test_a_tour_around_an_object_stays_at_its_distance_and_looks_at_it() -> None
     assert float((seen[:, :2].norm(dim=1) / seen[:, 2]).max()) < 0.05
 
 
+def test_rings_are_gone_around_one_after_the_other() -> None:
+    low, high = ring(14, 10.0), ring(14, 30.0)
+    both = Cameras.concat([low, high])[torch.randperm(28, generator=torch.Generator().manual_seed(2)).tolist()]
+    height = fly_through(both, 280).centers[:, 2]
+    above = height > (low.centers[0, 2] + high.centers[0, 2]) / 2
+    assert int((above != above.roll(1)).sum()) == 2  # up once and down once
+
+
 def test_no_two_legs_of_a_round_can_be_exchanged_for_shorter_ones() -> None:
     points = torch.rand(40, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     distance = torch.cdist(points, points)

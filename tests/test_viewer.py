@@ -149,6 +149,9 @@ def test_every_camera_is_drawn_where_it_is() -> None:
         assert len(viewer._frusta) == 6
         centers = np.stack([f.position for f in viewer._frusta]) * viewer._unit
         assert np.allclose(centers, ring(6).centers.numpy(), atol=1e-4)
+        before = viewer._up
+        viewer._flip()
+        assert torch.equal(viewer._up, -before)
 
 
 # The page

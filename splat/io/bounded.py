@@ -14,6 +14,12 @@ _PIECE = 1 << 20
 _MOST = 3.4028234663852886e38  # of float32
 
 
+def brief(error: Exception) -> str:
+    """A library's message in a line of bounded length; it may quote the file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
 def check_room(path: Path, what: str, wanted: int, stored: int) -> None:
     """Whether `stored` bytes of a packed file may hold what takes `wanted` bytes unpacked."""
     if wanted > max(FREE_BYTES, MAX_RATIO * stored):
@@ -58,7 +64,7 @@ class Gunzip:
         try:
             piece = self._unpack.decompress(self._data, most)
         except zlib.error as error:
-            raise ValueError(f"{self._path}: damaged gzip data ({error})") from error
+            raise ValueError(f"{self._path}: damaged gzip data ({brief(error)})") from error
         self._data = self._unpack.unconsumed_tail
         return piece
 
@@ -77,7 +83,7 @@ def unzstd(path: Path, what: str, data: bytes | memoryview, size: int) -> bytes:
             while len(parts) <= size and (piece := reader.read(min(_PIECE, size + 1 - len(parts)))):
                 parts += piece
     except zstandard.ZstdError as error:
-        raise ValueError(f"{path}: {what}: damaged Zstandard data ({error})") from error
+        raise ValueError(f"{path}: {what}: damaged Zstandard data ({brief(error)})") from error
     if len(parts) != size:
         got = "more" if len(parts) > size else f"{len(parts):,}"
         raise ValueError(f"{path}: {what} wants {size:,} bytes, got {got}")
@@ -102,7 +108,7 @@ class Json:
         except (ValueError, RecursionError) as error:
             if str(path) in str(error):
                 raise
-            raise ValueError(f"{path}: damaged JSON ({error})") from error
+            raise ValueError(f"{path}: damaged JSON ({brief(error)})") from error
 
     def __contains__(self, key: str) -> bool:
         return self._value.get(key) is not None

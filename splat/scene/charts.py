@@ -58,11 +58,11 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min" if whole % 60 else f"{whole // 60} min"
     minutes = round(seconds / 60)
-    if minutes < 60:
-        whole = round(seconds)
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d} h"
+    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes % 60 else f"{minutes // 60} h"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -72,6 +72,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def time_ticks(high: float, count: int = 5) -> list[float]:
+    """From 0 to `high` seconds in steps of whole seconds, minutes or hours, at most `count` of them after 0."""
+    for step in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800):
+        if 2 <= high / step <= count:
+            return [float(i * step) for i in range(int(high / step + 1e-9) + 1)]
+    return ticks(0, high, count)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -127,7 +135,7 @@ def line_chart(points: Sequence[tuple[float, float]], x: Axis, y: Axis, *, dots:
         at = f"{up(tick):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 7}" y="{at}" dy=".32em" text-anchor="end">{y_text(tick)}</text>')
-    for tick in ticks(x_low, x_high):
+    for tick in time_ticks(x_high) if x.unit == "s" and x_low == 0 else ticks(x_low, x_high):
         at = f"{across(tick):.1f}"
         parts.append(
             f'<text class="tick" x="{at}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{x_text(tick)}</text>'

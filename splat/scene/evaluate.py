@@ -150,8 +150,7 @@ def view_pair(
         color = drawn.color[0] if correct is None else correct(row, drawn.color[0])
         image = color.clamp(0, 1).float().cpu()
     seconds = time.perf_counter() - start
-    mask = None if photo.mask is None else torch.as_tensor(photo.mask)
-    return ViewPair(capture.views[row].name, row, truth, image, mask, seconds)
+    return ViewPair(capture.views[row].name, row, truth, image, photo.mask, seconds)
 
 
 def evaluate(
@@ -195,9 +194,9 @@ def evaluate(
     return Evaluation(tuple(scores))
 
 
-def _unit(levels: Any) -> Tensor:
+def _unit(levels: Tensor) -> Tensor:
     """uint8 to float32 in 0..1."""
-    return torch.as_tensor(levels).float() / 255
+    return levels.float() / 255
 
 
 _Measure = Callable[[Tensor, Tensor, Tensor | None], float]

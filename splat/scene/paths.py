@@ -137,8 +137,9 @@ def fly_through(cameras: Cameras, frames: int) -> Cameras:
     size = float((positions - positions.mean(0)).square().sum(1).mean().sqrt()) or 1.0
     angles = 2 * (quats @ quats.T).abs().clamp_max(1).acos()
     distance = torch.cdist(positions, positions) / size + angles
+    focus = look_point(cameras)
 
-    tour = _round_trip(distance)
+    tour = _round_trip(distance + _climbs(positions, focus, up_direction(cameras)) / size)
     legs = distance[tour, tour.roll(-1)]
     most = max(2, min(frames, max(FEW_POSES, frames // FRAMES_PER_POSE)))
     if len(tour) > most:
@@ -151,8 +152,18 @@ def fly_through(cameras: Cameras, frames: int) -> Cameras:
     Ks = cameras.Ks.double().cpu()[tour]
     Ks = torch.lerp(Ks[leg], Ks.roll(-1, 0)[leg], part[:, None, None])
     turns = _spline(quats[tour], lengths, leg, part, aligned=True)
-    path = _positions(positions[tour], look_point(cameras), lengths, leg, part)
+    path = _positions(positions[tour], focus, lengths, leg, part)
     return _cameras(path, turns, Ks, cameras)
+
+
+def _climbs(positions: Tensor, focus: Tensor | None, up: Tensor) -> Tensor:
+    """[N, N] twice the differences in height and in distance from what is looked at: with them a round goes along the
+    rings that objects are photographed in, one after the other, rather than up and down between them."""
+    if focus is None:
+        return positions.new_zeros(len(positions), len(positions))
+    offset = positions - focus.cpu().double()
+    levels = torch.stack([offset @ up.cpu().double(), offset.norm(dim=1)], 1)
+    return 2 * torch.cdist(levels, levels)
 
 
 def _round_trip(distance: Tensor) -> Tensor:

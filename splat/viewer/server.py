@@ -85,6 +85,7 @@ class ViewerServer:
         self._cameras = [c[i] for c in ([cameras] if isinstance(cameras, Cameras) else cameras) for i in range(len(c))]
         up = None if options.up is None else torch.nn.functional.normalize(torch.tensor(options.up), dim=0)
         self._stage = stage(gaussians, self._cameras, up)
+        self._up = self._stage.up
         self._unit = self._stage.radius / UNITS
         self._lock = threading.Lock()  # guards the next four
         self._gaussians = gaussians.detach()
@@ -153,7 +154,7 @@ class ViewerServer:
         server, at = self._server, self._stage
         server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
         server.gui.main_panel.dock_right()
-        server.scene.set_up_direction(_triple(at.up))
+        server.scene.set_up_direction(_triple(self._up))
         camera = server.initial_camera
         camera.position, camera.look_at = _triple(at.position / self._unit), _triple(at.target / self._unit)
         camera.fov, camera.near, camera.far = at.fov, 0.005 * UNITS, 1000 * UNITS
@@ -162,6 +163,8 @@ class ViewerServer:
             "Rendered by splat", self._options.rendered, hint="Pictures from the server, with view-dependent colours"
         )
         self._rendered.on_update(lambda _: self._switch())
+        flip = server.gui.add_button("Upside down", hint="Turn the scene over")
+        flip.on_click(lambda _: self._flip())
         self._frusta: list[Any] = []
         if self._cameras:
             show = server.gui.add_checkbox("Cameras", True, hint="Click one to look through it")
@@ -172,6 +175,12 @@ class ViewerServer:
             for i in range(min(len(self._cameras), MAX_FRUSTA)):
                 self._add_frustum(int(i * step), 0.06 * UNITS)
         self._switch()
+
+    def _flip(self) -> None:
+        self._up = -self._up
+        self._server.scene.set_up_direction(_triple(self._up))
+        for visitor in self._server.get_clients().values():
+            visitor.camera.up_direction = self._up.numpy()
 
     def _each_frustum(self, name: str, value: Any) -> None:
         for frustum in self._frusta:
