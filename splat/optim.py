@@ -13,7 +13,7 @@ from splat.core.adam import AdamRule, adam_step
 from splat.core.checks import check_int
 from splat.core.ops import Backend, choose_backend
 from splat.core.project import CAMERA_MODELS
-from splat.gaussians import Gaussians
+from splat.gaussians import NAMES, Gaussians
 from splat.rendering import Rendered, RenderOptions, draw, front_end, render
 
 
@@ -156,8 +156,8 @@ class GaussianAdam:
         o = options.project
         torch.ops.splat.step(
             list(self.gaussians.parameters().values()),
-            list(self.exp_avg.values()),
-            list(self.exp_avg_sq.values()),
+            [self.exp_avg[name] for name in NAMES],
+            [self.exp_avg_sq[name] for name in NAMES],
             self.steps,
             self.rates,
             cameras.viewmats,

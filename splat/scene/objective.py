@@ -27,7 +27,7 @@ class Target:
     row: int
     """Of `Capture.views`."""
     image: Tensor
-    """[H, W, 3] in 0..1, on the background."""
+    """[H, W, 3] in 0..1, on the background; 0 where it does not count."""
     background: Tensor
     """[3]"""
     mask: Tensor | None
@@ -64,6 +64,8 @@ class Objective:
         if photo.alpha is not None:
             image = composite(image, photo.alpha.to(self.device).to(torch.float32) / 255, background)
         mask = None if photo.mask is None else photo.mask.to(self.device)[..., None]
+        if mask is not None:
+            image = torch.where(mask, image, 0)
         depth = photo.depth if self.config.loss.depth == "maps" else None
         return Target(row, image, background, mask, None if depth is None else depth.to(self.device))
 
@@ -71,7 +73,7 @@ class Objective:
         """[] the loss."""
         image = self.corrections.color(view.color[0], target.row)
         if target.mask is not None:
-            image = torch.where(target.mask, image, target.image)  # there they are equal, and there is no gradient
+            image = torch.where(target.mask, image, 0)  # as in the target: equal there, and without a gradient
         loss = photometric_loss(image, target.image, ssim_weight=self.config.loss.ssim, backend=self.backend)
         for term in (self._depth(view, target), self._regular(gaussians), self.corrections.penalty(target.row)):
             loss = loss if term is None else loss + term

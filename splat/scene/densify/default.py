@@ -55,7 +55,7 @@ class DefaultStrategy:
         for table in statistics.values():
             table.zero_()
         made, kept = edit.counts
-        return edit, f"+{made:,} -{int(len(keep) + 0 - made - kept):,}"
+        return edit, f"+{made:,} -{len(gaussians) - kept:,}"
 
     def reset_due(self, before: float, now: float) -> bool:
         """Whether an opacity reset lies between two points of the run."""
