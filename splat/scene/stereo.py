@@ -148,7 +148,9 @@ def _near(capture: Capture, view: _Small) -> float:
 
 def _box(image: Tensor, reach: int = WINDOW) -> Tensor:
     """Means over windows; [B, 1, H, W]."""
-    return F.avg_pool2d(F.pad(image, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)
+    size = 2 * reach + 1
+    padded = F.pad(image, (reach,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (1, size), 1), (size, 1), 1)
 
 
 def _sweep(view: _Small, others: list[_Small], near: float) -> _Depths:
@@ -166,7 +168,7 @@ def _sweep(view: _Small, others: list[_Small], near: float) -> _Depths:
         variances = (_box(seen * seen) - means * means).clamp_min(0)
         matches = (_box(seen * view.grey) - means * mean) / ((variances + NOISE) * (variance + NOISE)).sqrt()
         all_matches.append(torch.where(inside, matches[:, 0], matches.new_tensor(-0.2)))
-    best = torch.stack(all_matches).sort(0, descending=True).values[:2].mean(0)
+    best = torch.stack(all_matches).topk(min(2, len(others)), 0).values.mean(0)
     best = _box(best[:, None], 1)[:, 0]
     top, plane = best.max(0)
     # A parabola through the best plane and its neighbours.
