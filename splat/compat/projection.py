@@ -211,8 +211,9 @@ class SparseRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        rows, how = ctx.rows[0], {"is_coalesced": True, "check_invariants": False}
-        return torch.sparse_coo_tensor(rows[None], grad[rows], grad.shape, **how), None
+        rows = ctx.rows[0]
+        values = (rows[None], grad[rows], grad.shape)
+        return torch.sparse_coo_tensor(*values, is_coalesced=True, check_invariants=False), None
 
 
 def _batch(name: str, value: Any, kept: int) -> list[int]:
