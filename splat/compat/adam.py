@@ -39,8 +39,8 @@ def adam(
     if valid is not None:
         check.tensor("valid", valid, count)
         rows = valid.nonzero()[:, 0]
-    changed, grad, *moments = (value.detach()[rows] for value in tables.values())
+    changed, grad, mean, square = (value.detach()[rows] for value in tables.values())
     steps = torch.full((len(rows),), _OLD, dtype=torch.int32, device=param.device)
-    adam_step(changed, grad, *moments, steps, float(lr), AdamRule(b1, b2, eps))
-    for table, value in zip((param, exp_avg, exp_avg_sq), (changed, *moments), strict=True):
+    adam_step(changed, grad, mean, square, steps, float(lr), AdamRule(b1, b2, eps))
+    for table, value in zip((param, exp_avg, exp_avg_sq), (changed, mean, square), strict=True):
         table.detach()[rows] = value

@@ -30,5 +30,6 @@ class SelectiveAdam(torch.optim.Adam):
             if not state:
                 state["step"] = torch.tensor(0.0)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(param), torch.zeros_like(param)
+            b1, b2 = group["betas"]
             moments = (state["exp_avg"], state["exp_avg_sq"])
-            adam(param, param.grad, *moments, visibility, group["lr"], *group["betas"], group["eps"])
+            adam(param, param.grad, *moments, visibility, group["lr"], b1, b2, group["eps"])
