@@ -1,5 +1,5 @@
-"""The command line: splat fit-image | render-image | info. One file per command; nothing heavy is imported before the
-arguments are read."""
+"""The command line: splat fit-image | render-image | convert | info. One file per command; nothing heavy is imported
+before the arguments are read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from splat.cli.convert import Convert
 from splat.cli.fit_image import FitImage
 from splat.cli.info import Info
 from splat.cli.render_image import RenderImage
@@ -17,6 +18,7 @@ from splat.cli.render_image import RenderImage
 Command = (
     Annotated[FitImage, tyro.conf.subcommand("fit-image")]
     | Annotated[RenderImage, tyro.conf.subcommand("render-image")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 

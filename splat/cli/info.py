@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
 
 
 @dataclass
 class Info:
-    """Show versions, backends and, where one is missing, why."""
+    """Show versions, backends and, where one is missing, why; or what is in a file of Gaussians.
+
+    Example: splat info scene.spz
+    """
+
+    file: tyro.conf.Positional[Path | None] = None
+    """File of Gaussians, of any format that `splat convert` reads."""
 
     def run(self) -> int:
         """Prints a line each."""
+        if self.file is not None:
+            from splat.io.describe import describe
+
+            for line in describe(self.file).lines():
+                print(line)
+            return 0
         from splat import machine
         from splat.core import ops
 

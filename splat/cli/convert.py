@@ -1,0 +1,65 @@
+"""splat convert"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+@dataclass
+class Convert:
+    """Convert a file of Gaussians to another format, by the suffixes.
+
+    Reads .ply, .compressed.ply, .splat, .ksplat, .spz, .sog (also a folder, meta.json, lod-meta.json), .glb and
+    .safetensors; writes all but .ksplat and lod-meta.json.
+
+    Examples:
+
+      splat convert scene.ply scene.spz
+
+      splat convert scene.ply scene.sog --sh-degree 1
+    """
+
+    source: tyro.conf.Positional[Path]
+    """File to read."""
+    target: tyro.conf.Positional[Path]
+    """File to write; replaced if there is one."""
+    sh_degree: Literal[0, 1, 2, 3, 4] | None = None
+    """Keep spherical harmonics up to this degree only."""
+    spz_version: Literal[3, 4] | None = None
+    """Version of a .spz file (default 4)."""
+    palette_size: int | None = None
+    """Entries of a .sog file's palette for the harmonics beyond degree 0 (default: by the number of Gaussians)."""
+    normals: bool = True
+    """Write a .ply file's nx ny nz (zeros), which some readers want."""
+
+    def run(self) -> int:
+        """Reads, writes and says what became of it."""
+        from splat.io import format_of, format_to_write, load_gaussians, save_gaussians
+        from splat.io.describe import size_of
+
+        target_format = format_to_write(self.target)
+        normals = None if self.normals else False
+        given = {"version": self.spz_version, "palette_size": self.palette_size, "normals": normals}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if wrong := [name for name in options if name not in target_format.options]:
+            flag = {"version": "spz-version", "normals": "no-normals"}.get(wrong[0], "palette-size")
+            raise ValueError(f"--{flag} is no option for {self.target.name} ({target_format.name})")
+        source_format = format_of(self.source).name
+        gaussians = load_gaussians(self.source)
+        if self.sh_degree is not None:
+            gaussians = replace(gaussians, shN=gaussians.shN[:, : (self.sh_degree + 1) ** 2 - 1])
+        save_gaussians(self.target, gaussians, **options)
+        before, after = size_of(self.source), size_of(self.target)
+        count = len(gaussians)
+        print(f"{self.source}  {source_format}, {count:,} Gaussians, {before:,} bytes")
+        each = f", {after / count:.1f} a Gaussian" if count else ""
+        print(f"{self.target}  {target_format.name}, {after:,} bytes{each}: {after / before:.0%} of the source")
+        print(f"kept: {target_format.keeps}")
+        invalid = count - int(gaussians.valid.sum())
+        if invalid and not target_format.with_invalid:
+            print(f"left out: {invalid:,} Gaussians that cannot be drawn")
+        return 0
