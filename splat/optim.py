@@ -53,6 +53,7 @@ class _Pass:
     background: Tensor | None
     degree: int
     options: RenderOptions
+    ids: Tensor | None
     backend: Backend | None
 
     def overflowed(self, view: Rendered) -> Tensor | None:
@@ -106,6 +107,7 @@ class GaussianAdam:
         background: Tensor | None = None,
         sh_degree: int | None = None,
         options: RenderOptions = RenderOptions(),
+        ids: Tensor | None = None,
         fused: bool | None = None,
         backend: Backend | None = None,
     ) -> Step:
@@ -113,7 +115,7 @@ class GaussianAdam:
 
         Args:
             loss_of: the loss [] of what was rendered. Other tensors that it depends on get their `.grad` as usual.
-            background, sh_degree, options, backend: as for `splat.render`.
+            background, sh_degree, options, ids, backend: as for `splat.render`.
             fused: default: where it can be, which is one camera whose viewmats and Ks need no gradient, on the cpu or
                 cuda backend. False where the loss also depends on `self.gaussians` themselves: their tensors then
                 require gradients while it is called.
@@ -129,7 +131,7 @@ class GaussianAdam:
         )
         if fused and not can:
             raise ValueError("fused needs one camera, without gradients of viewmats and Ks, on the cpu or cuda backend")
-        this = _Pass(cameras, loss_of, background, degree, options, backend)
+        this = _Pass(cameras, loss_of, background, degree, options, ids, backend)
         return self._fused(this) if (can if fused is None else fused) else self._by_stages(this)
 
     def _fused(self, this: _Pass) -> Step:
@@ -145,6 +147,7 @@ class GaussianAdam:
                 colors,
                 background=this.background,
                 options=options,
+                ids=this.ids,
                 backend=this.backend,
             )
             loss = this.loss_of(view)
@@ -184,6 +187,7 @@ class GaussianAdam:
                 background=this.background,
                 sh_degree=this.degree,
                 options=this.options,
+                ids=this.ids,
                 backend=this.backend,
             )
             if view.info.splats.means2d.requires_grad:

@@ -1,0 +1,1 @@
+"""Scenes: photographs in, a trained scene out."""

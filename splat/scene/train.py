@@ -1,0 +1,249 @@
+"""Trainer: a capture -> a scene. Counted in images; resumed, it goes on to the same bits."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splat.cameras import Cameras
+from splat.core.morton import morton_order
+from splat.core.ops import Backend
+from splat.core.project import ProjectOptions
+from splat.core.random import Purpose, permutation, uniform
+from splat.core.rasterize import RasterizeOptions
+from splat.gaussians import Gaussians
+from splat.loss import photometric_loss
+from splat.optim import GaussianAdam, Step
+from splat.rendering import Rendered, RenderOptions
+from splat.scene.config import ScheduleConfig, TrainConfig
+from splat.scene.data.capture import Capture
+from splat.scene.data.photos import Photo, PhotoCache
+from splat.scene.densify import DefaultStrategy, McmcStrategy, View
+from splat.scene.densify.base import Edit, Moment, keep_all
+from splat.scene.densify.default import opacity_reset
+from splat.scene.densify.surgery import then
+from splat.scene.start import start
+from splat.scene.state import SceneState
+
+AHEAD = 4
+"""Pictures that are loaded before their turn."""
+MIN_SIDE = 64
+"""Pixels that a halved picture keeps along its shorter side."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a view should look like."""
+
+    image: Tensor
+    """[H, W, 3] in 0..1, on the background."""
+    background: Tensor
+    """[3]"""
+    mask: Tensor | None
+    """bool [H, W, 1]: counts in the loss."""
+    photo: Photo
+
+
+class Trainer:
+    """Trains a scene of a capture, an image at a time.
+
+    Nothing random depends on anything but the seed, the count of images and the Gaussians' ids: a run that is
+    interrupted and goes on from `tables` ends in the same bits as one that is not.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        photos: PhotoCache,
+        config: TrainConfig = TrainConfig(),
+        *,
+        device: torch.device | str = "cpu",
+        backend: Backend | None = None,
+        gaussians: Gaussians | None = None,
+    ) -> None:
+        """
+        Args:
+            gaussians: where to begin, in the capture's normalised world (default: its sparse points, or random ones).
+        """
+        self.capture, self.photos, self.config, self.backend = capture, photos, config, backend
+        self.device = torch.device(device)
+        first = start(capture, config) if gaussians is None else gaussians
+        first = first.select(morton_order(first.means)).to(self.device)
+        budget = config.max_gaussians
+        self.strategy: DefaultStrategy | McmcStrategy
+        if config.strategy == "mcmc":
+            self.strategy = McmcStrategy(config.mcmc, budget or 1_000_000)
+        else:
+            self.strategy = DefaultStrategy(config.default, budget)
+        optimizer = GaussianAdam(first, config.rates.at(0, capture.extent))
+        self.state = SceneState.start(optimizer, self.strategy.initial_statistics(len(first), self.device))
+        self.images = 0
+        """Images trained on."""
+        self.seconds = 0.0
+        """Wall time spent, by all processes that took part one after the other."""
+        self.refined_at = 0.0
+        """Progress at the last densification."""
+        self.log = ""
+        """What the last densification did."""
+        self._clock = time.perf_counter()
+        self._cameras: dict[tuple[int, int], Cameras] = {}
+        self._orders: dict[int, list[int]] = {}  # of the views, by epoch
+        self.options = RenderOptions(
+            project=ProjectOptions(antialiased=config.antialiased),
+            rasterize=RasterizeOptions(absgrad=config.strategy == "default" and config.default.absgrad),
+        )
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """The scene as it is, in the capture's normalised world."""
+        return self.state.gaussians
+
+    @property
+    def progress(self) -> float:
+        """0..1: of the images, or of the time, of the run."""
+        if self.config.time is not None:
+            return min(1.0, self.seconds / self.config.time)
+        return min(1.0, self.images / max(1, self.config.steps))
+
+    @property
+    def done(self) -> bool:
+        """The run is over."""
+        return self.progress >= 1.0
+
+    def start_clock(self) -> None:
+        """What passes from now on is time spent."""
+        self._clock = time.perf_counter()
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._clock
+        self._clock = now
+
+    def step(self) -> Step:
+        """Trains on the next image and, when it is due, adds and removes Gaussians."""
+        self._tick()
+        before = self.progress
+        row = self._next_view()
+        halvings = self._halvings(row, before)
+        cameras = self._camera(row, halvings)
+        target = self._target(self.photos.get(row, halvings))
+        rates = self.config.rates.at(before, self.capture.extent)
+        self.state.optimizer.set_rates(rates)
+        regular = self.config.strategy == "mcmc" and self.config.mcmc.opacity_weight + self.config.mcmc.scale_weight > 0
+        done = self.state.optimizer.step(
+            cameras,
+            lambda view: self._loss(view, target),
+            background=target.background,
+            sh_degree=self._degree(before),
+            options=self.options,
+            ids=self.state.ids,
+            fused=False if regular else None,
+            backend=self.backend,
+        )
+        self.images += 1
+        self._after(done, cameras, rates.means)
+        return done
+
+    def _after(self, done: Step, cameras: Cameras, rate: float) -> None:
+        """Densification's part of a step."""
+        splats, strategy = done.rendered.info.splats, self.strategy
+        if strategy.needs_gradients and self.progress <= self.config.default.stop:
+            gradients = splats.means2d.grad
+            assert gradients is not None
+            strategy.observe(
+                self.state.statistics, View(gradients[0], splats.radii[0], cameras.width, cameras.height)
+            )
+        if isinstance(strategy, McmcStrategy):
+            strategy.add_noise(self.gaussians, self.state.ids, self.images, self.config.seed, rate)
+        if self.images % self.config.schedule.refine_every == 0:
+            self._refine()
+
+    @torch.no_grad()
+    def _refine(self) -> None:
+        moment = Moment(
+            self.images, self.progress, self.progress - self.refined_at, self.config.seed, self.capture.extent
+        )
+        before, self.refined_at = self.refined_at, moment.progress
+        edit, self.log = self.strategy.refine(self.gaussians, self.state.ids, self.state.statistics, moment)
+        if edit is not None:
+            self._edit(edit)
+        if isinstance(self.strategy, DefaultStrategy) and self.strategy.reset_due(before, moment.progress):
+            count = keep_all(len(self.state), self.device)
+            self.state.edit(opacity_reset(count, self.strategy.reset(self.gaussians)), self.images)
+
+    def _edit(self, edit: Edit) -> None:
+        """Applies an edit, leaves out what has become invalid, and stores the result along the Z-curve."""
+        self.state.edit(edit, self.images)
+        rows = self.gaussians.valid.nonzero()[:, 0]
+        rows = rows[morton_order(self.gaussians.means[rows])]
+        self.state.edit(then(keep_all(len(self.state), self.device), rows), self.images)
+
+    def _next_view(self) -> int:
+        """Every training view once an epoch, in an order of the seed's."""
+        coming = [self._view_at(self.images + k) for k in range(1, 1 + AHEAD)]
+        self.photos.expect(coming, self._halvings(coming[0], self.progress))
+        return self._view_at(self.images)
+
+    def _view_at(self, image: int) -> int:
+        train, count = self.capture.train, len(self.capture.train)
+        epoch = image // count
+        if epoch not in self._orders:
+            self._orders = {
+                e: permutation(self.config.seed, e, Purpose.VIEW_ORDER, count) for e in range(epoch, epoch + 2)
+            }
+        return train[self._orders[epoch][image % count]]
+
+    def _halvings(self, row: int, progress: float) -> int:
+        s: ScheduleConfig = self.config.schedule
+        if progress >= s.coarse_until:
+            return 0
+        view = self.capture.views[row]
+        most = max(0, math.floor(math.log2(max(1, min(view.width, view.height) / MIN_SIDE))))
+        return min(most, math.ceil(s.coarse * (1 - progress / s.coarse_until)))
+
+    def _degree(self, progress: float) -> int:
+        until = self.config.schedule.harmonics_until
+        whole = self.config.sh_degree
+        return whole if progress >= until else math.floor(progress / until * (whole + 1))
+
+    def _camera(self, row: int, halvings: int) -> Cameras:
+        key = row, halvings
+        if key not in self._cameras:
+            camera = self.capture.camera(row)
+            self._cameras[key] = (camera.scaled(0.5**halvings) if halvings else camera).to(self.device)
+        return self._cameras[key]
+
+    def _target(self, photo: Photo) -> Target:
+        background = self._background()
+        image = photo.rgb.to(self.device).to(torch.float32) / 255
+        if photo.alpha is not None:
+            alpha = photo.alpha.to(self.device).to(torch.float32)[..., None] / 255
+            image = image * alpha + background * (1 - alpha)
+        return Target(image, background, None if photo.mask is None else photo.mask.to(self.device)[..., None], photo)
+
+    def _background(self) -> Tensor:
+        name = self.config.loss.background
+        if name == "random":
+            draw = uniform(self.config.seed, self.images, Purpose.BACKGROUND, torch.zeros(1, dtype=torch.int64), 3)[0]
+            return draw.to(self.device)
+        white = name == "white" or (name == "auto" and self.capture.has_alpha)
+        return torch.full((3,), float(white), device=self.device)
+
+    def _loss(self, view: Rendered, target: Target) -> Tensor:
+        image = view.color[0]
+        if target.mask is not None:
+            image = torch.where(target.mask, image, target.image)  # there they are equal, and there is no gradient
+        loss = photometric_loss(image, target.image, ssim_weight=self.config.loss.ssim, backend=self.backend)
+        if self.config.strategy == "mcmc":
+            c, g = self.config.mcmc, self.gaussians
+            if c.opacity_weight:
+                loss = loss + c.opacity_weight * g.opacities.mean()
+            if c.scale_weight:
+                loss = loss + c.scale_weight * g.scales.mean()
+        return loss
+
+
