@@ -15,7 +15,7 @@ from torch import Tensor
 
 from splat.compat.gsplat.strategy.base import Optimizers, Params
 from splat.gaussians import Gaussians
-from splat.scene.densify.base import Edit, Moment, keep_all
+from splat.scene.densify.base import Edit, Moment, keep_all, logit
 from splat.scene.densify.default import grown, opacity_reset
 from splat.scene.densify.mcmc import McmcConfig, McmcStrategy, moved_and_added
 from splat.scene.densify.surgery import edited, edited_moments, then, zero_rows
@@ -50,8 +50,8 @@ def remove(params: Params, optimizers: Optimizers, state: dict[str, Any], mask: 
 def reset_opa(params: Params, optimizers: Optimizers, state: dict[str, Any], value: float) -> None:
     """Opacities of at most `value` (in 0..1); their moments begin anew."""
     logits = params["opacities"].detach().flatten()
-    capped = logits.clamp_max(torch.logit(torch.tensor(value)).item())
-    edit = opacity_reset(keep_all(len(logits), logits.device), capped)
+    cap = float(logit(torch.tensor(value, dtype=torch.float64, device="cpu")))
+    edit = opacity_reset(keep_all(len(logits), logits.device), logits.clamp_max(cap))
     _apply(params, optimizers, {}, edit, names=("opacities",))
 
 
@@ -121,7 +121,8 @@ def _ids(gaussians: Gaussians) -> Tensor:
 
 def _draw() -> Moment:
     """A moment whose seed comes from torch's generator."""
-    return Moment(iteration=0, progress=0.0, share=0.0, seed=int(torch.randint(2**63 - 1, ())), extent=1.0)
+    seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+    return Moment(iteration=0, progress=0.0, share=0.0, seed=seed, extent=1.0)
 
 
 def _apply(
