@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_shutter_that_is_supported_is_taken_and_others_are_not() -> None:
     a = (s.means, s.quats, s.scales, s.opacities, torch.rand(3, 3), s.viewmats, s.Ks, 40, 32)
     gsplat.rasterization(*a, rolling_shutter=gsplat.RollingShutterType.GLOBAL)
     assert [m.name for m in gsplat.RollingShutterType] == [m.name for m in real.RollingShutterType]
-    with pytest.raises(ValueError, match="rolling_shutter is not supported"):
+    with pytest.raises(NotImplementedError, match="rolling_shutter: cameras that read"):
         gsplat.rasterization(*a, rolling_shutter=gsplat.RollingShutterType.ROLLING_TOP_TO_BOTTOM)
 
 
@@ -187,3 +188,8 @@ def test_the_optimiser_wants_a_tensor_for_each_group() -> None:
 def test_the_wrapper_has_the_functions_of_the_package() -> None:
     functions: list[Callable[..., Any]] = [getattr(_wrapper, n) for n in _wrapper.__all__ if hasattr(gsplat, n)]
     assert all(getattr(gsplat, f.__name__) is f for f in functions) and len(functions) > 10
+
+
+def test_the_documentation_has_every_name() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "gsplat.md").read_text()
+    assert [n for n in (*gsplat.__all__, *UNSUPPORTED, "stand_in") if n not in text and n != "__version__"] == []

@@ -256,7 +256,7 @@ def test_masked_harmonics_are_zero_and_have_no_gradients() -> None:
 
 def test_bad_input_names_the_argument() -> None:
     s = scene()
-    with pytest.raises(NotImplementedError, match="camera_model 'ftheta' is not supported; take pinhole"):
+    with pytest.raises(NotImplementedError, match="camera_model 'ftheta': cameras with lens distortion are not"):
         projected(s, camera_model="ftheta")
     with pytest.raises(ValueError, match=r"quats must have shape \[20, 4\], got \[20, 3\]|quats must have shape"):
         projected(s | {"quats": s["scales"]})

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splat.compat.meta import Layout
+from splat.compat.sparse import SparseRows
+from splat.compat.unsupported import check_camera_model
 from splat.core.checks import Arguments, check_int, check_size
 from splat.core.project import CAMERA_MODELS, CameraModel, ProjectOptions, Splats2D, project
 from splat.core.reference.project import covariances, image_plane
@@ -81,7 +83,7 @@ def proj(
     Returns:
         means2d [..., C, N, 2] and covars2d [..., C, N, 2, 2].
     """
-    _check_model(camera_model)
+    check_camera_model(camera_model)
     check_size(width, height)
     batch = _batch("means", means, 3)
     check = Arguments()
@@ -132,7 +134,7 @@ def fully_fused_projection(
         [..., C, N] or None; zeros where a splat is not visible. With packed: batch_ids, camera_ids, gaussian_ids int64
         [nnz] and then the same as [nnz, ...].
     """
-    _check_model(camera_model)
+    check_camera_model(camera_model)
     batch = _batch("means", means, 2)
     check = Arguments()
     check.floats("means", means, *batch, "N", 3)
@@ -201,21 +203,6 @@ def spherical_harmonics(degrees_to_use: int, dirs: Tensor, coeffs: Tensor, masks
     return colors if masks is None else torch.where(masks[..., None], colors, torch.zeros_like(colors))
 
 
-class SparseRows(torch.autograd.Function):
-    """A tensor whose gradient is a sparse one of some rows, `rows[0]` int64 [M], which may be said later."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, rows: list[Tensor]) -> Tensor:
-        ctx.rows = rows
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        rows = ctx.rows[0]
-        values = (rows[None], grad[rows], grad.shape)
-        return torch.sparse_coo_tensor(*values, is_coalesced=True, check_invariants=False), None
-
-
 def _batch(name: str, value: Any, kept: int) -> list[int]:
     """The sizes before the last `kept` dimensions."""
     if not isinstance(value, Tensor):
@@ -223,13 +210,6 @@ def _batch(name: str, value: Any, kept: int) -> list[int]:
     if value.dim() < kept:
         raise ValueError(f"{name} must have at least {kept} dimensions, got shape {list(value.shape)}")
     return list(value.shape[: value.dim() - kept])
-
-
-def _check_model(camera_model: str) -> None:
-    if camera_model == "ftheta":
-        raise NotImplementedError("camera_model 'ftheta' is not supported; take pinhole, ortho or fisheye")
-    if camera_model not in CAMERA_MODELS:
-        raise ValueError(f"camera_model must be one of {', '.join(CAMERA_MODELS)}, got {camera_model!r}")
 
 
 def _symmetric(upper: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from splat.compat.gsplat.unsupported import RANKS, unsupported
+from splat.compat.unsupported import RANKS, unsupported
 
 all_gather_int32 = unsupported("all_gather_int32", RANKS)
 all_to_all_int32 = unsupported("all_to_all_int32", RANKS)

@@ -1,7 +1,7 @@
 """gsplat.rendering."""
 
-from splat.compat.gsplat.unsupported import INRIA, SURFELS, unsupported
 from splat.compat.rasterization import RenderMode, rasterization
+from splat.compat.unsupported import INRIA, SURFELS, unsupported
 
 rasterization_2dgs = unsupported("rasterization_2dgs", SURFELS)
 rasterization_inria_wrapper = unsupported("rasterization_inria_wrapper", INRIA)

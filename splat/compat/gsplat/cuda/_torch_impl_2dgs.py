@@ -1,5 +1,5 @@
 """gsplat.cuda._torch_impl_2dgs."""
 
-from splat.compat.gsplat.unsupported import SURFELS, unsupported
+from splat.compat.unsupported import SURFELS, unsupported
 
 accumulate_2dgs = unsupported("accumulate_2dgs", SURFELS)

@@ -3,7 +3,6 @@
 from enum import Enum
 
 from splat.compat.adam import adam
-from splat.compat.gsplat.unsupported import SURFELS, UNSCENTED, unsupported
 from splat.compat.intersections import isect_offset_encode, isect_tiles
 from splat.compat.pixels import rasterize_to_indices_in_range, rasterize_to_pixels
 from splat.compat.projection import (
@@ -14,6 +13,7 @@ from splat.compat.projection import (
     spherical_harmonics,
     world_to_cam,
 )
+from splat.compat.unsupported import SURFELS, UNSCENTED, unsupported
 
 __all__ = [
     "FThetaCameraDistortionParameters",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from splat.compat.gsplat.strategy.base import Optimizers, Params, Strategy
-from splat.compat.gsplat.strategy.ops import _grow, remove, reset_opa
+from splat.compat.gsplat.strategy.ops import grow, remove, reset_opa
 
 
 @dataclass
@@ -131,7 +131,7 @@ class DefaultStrategy(Strategy):
             halve |= state["radii"] > self.grow_scale2d
         counts = int(clone.sum()), int(halve.sum())
         if any(counts):
-            _grow(params, optimizers, state, clone, halve, self.revised_opacity)
+            grow(params, optimizers, state, clone, halve, self.revised_opacity)
         return counts
 
     def _prune_gs(self, params: Params, optimizers: Optimizers, state: dict[str, Any], step: int) -> int:

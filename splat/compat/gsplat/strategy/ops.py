@@ -27,7 +27,7 @@ _OURS = {"scales": "log_scales", "opacities": "opacity_logits"}
 @torch.no_grad()
 def duplicate(params: Params, optimizers: Optimizers, state: dict[str, Any], mask: Tensor) -> None:
     """Gaussians of the mask [N] twice, the copies at the end."""
-    _grow(params, optimizers, state, mask, torch.zeros_like(mask))
+    grow(params, optimizers, state, mask, torch.zeros_like(mask))
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def split(
 ) -> None:
     """Instead of the Gaussians of the mask [N] two halves each, drawn from them, at the end. revised_opacity: the
     halves together cover as much as the whole did (arXiv 2404.06109)."""
-    _grow(params, optimizers, state, torch.zeros_like(mask), mask, revised_opacity)
+    grow(params, optimizers, state, torch.zeros_like(mask), mask, revised_opacity)
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def inject_noise_to_position(params: Params, optimizers: Optimizers, state: dict
     strategy.add_noise(gaussians, _ids(gaussians), 0, _draw().seed, 1.0)
 
 
-def _grow(
+def grow(
     params: Params,
     optimizers: Optimizers,
     state: dict[str, Any],
@@ -102,6 +102,7 @@ def _grow(
     halve: Tensor,
     revised_opacity: bool = False,
 ) -> None:
+    """`duplicate` those of the mask `clone` and `split` those of `halve`, in this order."""
     gaussians = _gaussians(params)
     edit = grown(gaussians, _ids(gaussians), clone, halve, _draw(), revised_opacity)
     _apply(params, optimizers, state, edit)
