@@ -288,13 +288,21 @@ def test_masked_tiles_show_the_background() -> None:
     assert torch.equal(image, torch.where(shown[..., None], whole, behind[..., None, None, :].expand_as(whole)))
 
 
-def test_a_larger_grid_of_tiles_draws_the_same() -> None:
-    p = Projected(dtype=torch.float32)
-    _, keys, flat = isect_tiles(p.means2d, p.radii, p.depths, 16, 5, 4)
-    offsets = isect_offset_encode(keys, 2, 5, 4)
-    assert len(flat) > len(p.flatten_ids)
-    got = rasterize_to_pixels(*p.splats().values(), WIDTH, HEIGHT, 16, offsets, flat)
-    assert torch.equal(got[0], rasterize_to_pixels(*p.splats().values(), *p.lists())[0])
+@pytest.mark.parametrize("tile_size", [4, 8, 12, 16, 20, 32, 64])
+def test_tiles_of_any_size_draw_the_same(tile_size: int) -> None:
+    """Also where there are more of them than the picture needs."""
+    p = Projected((2,), torch.float32)
+    want = rasterize_to_pixels(*p.splats().values(), *p.lists())
+    for more in (0, 2):
+        grid = (tile_size, -(-WIDTH // tile_size) + more, -(-HEIGHT // tile_size) + more)
+        _, keys, flat = isect_tiles(p.means2d, p.radii, p.depths, *grid)
+        offsets = isect_offset_encode(keys, 4, *grid[1:]).view(2, 2, grid[2], grid[1])
+        splats = {name: v.clone().requires_grad_(True) for name, v in p.splats().items()}
+        got = rasterize_to_pixels(*splats.values(), WIDTH, HEIGHT, tile_size, offsets, flat)
+        for x, y in zip(got, want, strict=True):
+            assert torch.equal(x, y)
+        got[0].square().sum().backward()
+        assert all((v.grad != 0).any() for v in splats.values())
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -338,9 +346,9 @@ def test_nothing_to_draw_is_the_background(packed: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tile_size": 32}, "tile_size must be 16, got 32"),
+        ({"tile_size": 30}, "tile_size must be a multiple of 4, got 30"),
         ({"tile_size": 8}, "isect_offsets must cover 40 x 32 pixels, got 3 x 2 tiles of 8"),
-        ({"flatten_ids": torch.full((9,), 40, dtype=torch.int32)}, "isect_offsets must rise from 0"),
+        ({"flatten_ids": torch.full((9,), 3, dtype=torch.int32)}, "isect_offsets must rise from 0"),
         ({"backgrounds": torch.ones(3)}, r"backgrounds must have shape \[2, D\] = \[2, 3\], got \[3\]"),
         ({"masks": torch.ones(2, 3)}, r"masks must have shape \[2, 2, 3\], got \[2, 3\]"),
     ],
@@ -354,5 +362,5 @@ def test_bad_input_names_the_argument(change: dict[str, Any], message: str) -> N
 def test_lists_of_splats_that_are_not_there_are_refused() -> None:
     p = Projected(dtype=torch.float32)
     p.flatten_ids[0] = 40
-    with pytest.raises(ValueError, match="flatten_ids must be below 40, the number of splats, got 40"):
+    with pytest.raises(ValueError, match=r"flatten_ids must be in 0 .. 39, got 0 .. 40"):
         rasterize_to_pixels(*p.splats().values(), *p.lists())

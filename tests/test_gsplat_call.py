@@ -373,7 +373,7 @@ def test_broken_gaussians_are_left_out_with_gradients_of_zero(name: str, value: 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"tile_size": 8}, ValueError, "tile_size must be 16, got 8"),
+        ({"tile_size": 0}, ValueError, "tile_size must be at least 1, got 0"),
         ({"with_ut": True}, NotImplementedError, "with_ut: the unscented transform .* are not supported; undistort"),
         ({"sparse_grad": True, "packed": False}, ValueError, "sparse_grad needs packed and no batch, got packed=False"),
         ({"distributed": True}, NotImplementedError, "distributed: Gaussians over several processes"),

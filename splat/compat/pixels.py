@@ -35,7 +35,7 @@ def rasterize_to_pixels(
 
     Args:
         means2d: [..., N, 2], conics [..., N, 3], colors [..., N, D], opacities [..., N]; or packed [nnz, ...].
-        tile_size: 16.
+        tile_size: pixels, a multiple of 4.
         isect_offsets: int32 [..., tile_height, tile_width], where each tile's list begins among
         flatten_ids: int32 [M], which of the flattened splats.
         backgrounds: [..., D].
@@ -46,8 +46,8 @@ def rasterize_to_pixels(
         colours [..., H, W, D] and alphas [..., H, W, 1].
     """
     _check_grid(image_width, image_height, tile_size, isect_offsets)
-    if tile_size != TILE:
-        raise ValueError(f"tile_size must be {TILE}, got {tile_size}")
+    if tile_size % 4:
+        raise ValueError(f"tile_size must be a multiple of 4, got {tile_size}")
     dims = isect_offsets.shape[:-2]
     shape = ("nnz",) if packed else (*dims, "N")
     check = Arguments()
@@ -57,6 +57,9 @@ def rasterize_to_pixels(
     check.floats("opacities", opacities, *shape)
     if backgrounds is not None:
         check.floats("backgrounds", backgrounds, *dims, "D")
+    check.tensor("flatten_ids", flatten_ids, "M")
+    if masks is not None:
+        check.tensor("masks", masks, *isect_offsets.shape)
     images = math.prod(dims)
     count = means2d[..., 0].numel()
     # Lists hold indices of the flattened splats, so that it does not matter which image a packed one is counted to.
@@ -68,11 +71,7 @@ def rasterize_to_pixels(
         filled = torch.cat([v, v.new_zeros(images * each - count, *v.shape[1:])]) if images else v[:0]
         return filled.reshape(images, each, *v.shape[1:])
 
-    offsets, entries = isect_offsets, flatten_ids
-    grid = (-(-image_height // TILE), -(-image_width // TILE))
-    if masks is not None or isect_offsets.shape[-2:] != grid:
-        offsets, entries = _chosen_lists(isect_offsets, flatten_ids, grid, masks)
-    tiles = _tile_lists(offsets, entries, images * each, (image_width, image_height))
+    tiles = _tile_lists(isect_offsets, flatten_ids, masks, tile_size, (image_width, image_height), images * each)
     flat = [arranged(v) for v in (means2d, conics, opacities)]
     splats = Splats2D(
         flat[0], torch.zeros_like(flat[2]), flat[1], flat[2], torch.zeros_like(flat[0], dtype=torch.int32)
@@ -219,43 +218,56 @@ def _check_grid(width: int, height: int, tile_size: int, isect_offsets: Tensor) 
         )
 
 
-def _chosen_lists(
-    offsets: Tensor, entries: Tensor, grid: tuple[int, int], masks: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The lists of the tiles in the first rows and columns, `grid`, empty where masks do not hold."""
-    keep = torch.zeros_like(offsets, dtype=torch.bool)
-    keep[..., : grid[0], : grid[1]] = True
-    if masks is not None:
-        Arguments().tensor("masks", masks, *offsets.shape)
-        keep &= masks.to(keep)
-    lengths = F.pad(offsets.flatten().long(), (0, 1), value=len(entries)).diff()
-    entries = entries[keep.flatten().repeat_interleave(lengths)]
-    lengths = (lengths.view(offsets.shape) * keep)[..., : grid[0], : grid[1]]
-    return (lengths.flatten().cumsum(0) - lengths.flatten()).view(lengths.shape), entries
+def _tile_lists(
+    offsets: Tensor, entries: Tensor, masks: Tensor | None, tile_size: int, size: tuple[int, int], count: int
+) -> TileLists:
+    """Lists [..., tile_height, tile_width] of tiles of any multiple of 4 pixels as lists of 16x16 tiles.
 
-
-def _tile_lists(offsets: Tensor, entries: Tensor, count: int, size: tuple[int, int]) -> TileLists:
-    """Given lists [..., rows, columns] of `count` splats, as if each splat reached all blocks of its tiles."""
-    width, height = size
-    rows, columns = offsets.shape[-2:]
+    A 16x16 tile gets the lists of all the tiles that it shares 4x4 blocks with, one after the other, each for those
+    blocks alone: a pixel looks at the entries of its block, so they need no common order.
+    """
+    images, grid = math.prod(offsets.shape[:-2]), math.prod(offsets.shape[-2:])
     begins = F.pad(offsets.flatten().long(), (0, 1), value=len(entries))
     lengths = begins.diff()
-    by_splat = entries.bincount(minlength=count)
     if bool((lengths < 0).any()) or int(begins[0]) != 0:
         raise ValueError("isect_offsets must rise from 0 to the length of flatten_ids")
-    if len(by_splat) > count:
-        raise ValueError(f"flatten_ids must be below {count}, the number of splats, got {int(entries.max())}")
+    if len(entries) and not 0 <= int(entries.min()) <= int(entries.max()) < count:
+        raise ValueError(f"flatten_ids must be in 0 .. {count - 1}, got {int(entries.min())} .. {int(entries.max())}")
+    if masks is not None:
+        lengths = lengths * masks.to(torch.bool).flatten()
+    tiles, sources, bits = _shared_blocks(size, tile_size, offsets.shape[-1], entries.device)
+    lists = (torch.arange(images, device=entries.device)[:, None] * grid + sources).flatten()
+    taken = lengths[lists]
+    piece = torch.arange(len(lists), device=entries.device).repeat_interleave(taken)
+    within = torch.arange(len(piece), device=entries.device) - (taken.cumsum(0) - taken)[piece]
+    entries = entries[begins[lists][piece] + within]
+    per_tile = taken.new_zeros(images, (-(-size[0] // TILE)) * (-(-size[1] // TILE)))
+    per_tile.index_add_(1, tiles, taken.view(images, len(tiles)))
+    per_splat = entries.bincount(minlength=count)
     slots = torch.empty_like(entries, dtype=torch.int32)
     slots[entries.argsort(stable=True)] = torch.arange(len(entries), dtype=torch.int32, device=entries.device)
-    blocks_x, blocks_y = (
-        4 * torch.arange(n, device=entries.device)[:, None] + torch.arange(4, device=entries.device) < -(-pixels // 4)
-        for n, pixels in ((columns, width), (rows, height))
-    )
-    inside = (blocks_y[:, None, :, None] & blocks_x[None, :, None, :]).reshape(rows * columns, 16)
-    bits = (inside.long() << torch.arange(16, device=entries.device)).sum(-1)
-    bits = torch.where(bits >= 1 << 15, bits - (1 << 16), bits).to(torch.int16)
-    masks = bits.repeat(max(1, math.prod(offsets.shape[:-2])))[: len(lengths)].repeat_interleave(lengths)
-    totals = torch.stack([begins[-1], (by_splat > 0).sum()])
     return TileLists(
-        begins, entries.int(), masks, F.pad(by_splat.cumsum(0), (1, 0)), slots, totals, width=width, height=height
+        F.pad(per_tile.flatten().cumsum(0), (1, 0)),
+        entries.int(),
+        bits.repeat(images)[piece],
+        F.pad(per_splat.cumsum(0), (1, 0)),
+        slots,
+        torch.stack([per_splat.sum(), (per_splat > 0).sum()]),
+        width=size[0],
+        height=size[1],
     )
+
+
+def _shared_blocks(
+    size: tuple[int, int], tile_size: int, columns: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each 16x16 tile and each tile of `tile_size`, `columns` of them in a row, that share 4x4 blocks: the two
+    tiles, and the blocks as bits (int16) of the former; ordered by it."""
+    x, y = (torch.arange(-(-pixels // 4), device=device) for pixels in size)
+    tile = (y[:, None] // 4) * (-(-size[0] // TILE)) + x // 4
+    source = (4 * y[:, None] // tile_size) * columns + 4 * x // tile_size
+    most = int(source.max()) + 1
+    pairs, place = torch.unique(tile * most + source, return_inverse=True)
+    bit = 1 << (4 * (y[:, None] % 4) + x % 4)
+    bits = torch.zeros_like(pairs).index_add_(0, place.flatten(), bit.flatten())
+    return pairs // most, pairs % most, torch.where(bits >= 1 << 15, bits - (1 << 16), bits).to(torch.int16)

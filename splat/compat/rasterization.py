@@ -69,7 +69,7 @@ def rasterization(
             tell DefaultStrategy.step_post_backward the same value.
         backgrounds: [..., C, D]; depth has background 0.
         covars: [..., N, 3, 3], instead of quats and scales, which are then ignored.
-        channel_chunk, segmented: change nothing here.
+        tile_size, channel_chunk, segmented: change nothing here; meta["tile_size"] is 16.
         sparse_grad: gradients of means, quats, scales and covars are sparse, of the Gaussians that are visible. Needs
             packed and no batch.
         distributed, with_ut, with_eval3d, the lens coefficients, rolling_shutter (but None and GLOBAL) and
@@ -99,8 +99,7 @@ def rasterization(
     _check_choice("render_mode", render_mode, get_args(RenderMode))
     _check_choice("rasterize_mode", rasterize_mode, ("classic", "antialiased"))
     check_camera_model(camera_model)
-    if tile_size != TILE:
-        raise ValueError(f"tile_size must be {TILE}, got {tile_size}")
+    check_int("tile_size", tile_size, 1)
     check_size(width, height)
     width, height = int(width), int(height)
     options = ProjectOptions(eps2d, near_plane, far_plane, radius_clip, camera_model, rasterize_mode == "antialiased")
