@@ -150,7 +150,9 @@ def test_a_damaged_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
         PngCompression().decompress(tmp_path)
     PngCompression(verbose=False).compress(tmp_path, splats(9))
     whole = (tmp_path / "meta.json").read_text()
-    for broken in ("{", whole.replace("[9, 3]", "[8, 3]"), whole.replace("float32", "load"), '{"../a": {}}', "[1]"):
+    (tmp_path.parent / "a.npz").write_bytes((tmp_path / "features.npz").read_bytes())
+    outside = '{"../a": {"shape": [9, 5], "dtype": "float32"}}'
+    for broken in ("{", whole.replace("[9, 3]", "[8, 3]"), whole.replace("float32", "load"), "[1]", outside):
         (tmp_path / "meta.json").write_text(broken)
         with pytest.raises(ValueError, match="damaged, or not a folder of PngCompression"):
             PngCompression().decompress(tmp_path)

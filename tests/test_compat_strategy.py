@@ -131,7 +131,7 @@ def assert_same(mine: tuple[Any, ...], other: tuple[Any, ...]) -> None:
 
 def with_fields(changes: dict[str, Any]) -> list[Any]:
     """Both default strategies, refining at every other step."""
-    fields = {"refine_start_iter": 8, "refine_every": 2, "reset_every": 8, "prune_opa": 0.002, "prune_scale3d": 0.55}
+    fields = {"refine_start_iter": 8, "refine_every": 2, "reset_every": 8, "prune_opa": 0.002, "prune_scale3d": 0.2}
     return [s.DefaultStrategy(**(fields | changes)) for s in (ours, theirs)]
 
 
@@ -145,6 +145,7 @@ def with_fields(changes: dict[str, Any]) -> list[Any]:
         {"refine_scale2d_stop_iter": 14, "grow_scale2d": 0.24, "prune_scale2d": 0.28},
         {"pause_refine_after_reset": 3},
         {"refine_stop_iter": 11},
+        {"reset_every": 1000},
     ],
 )
 def test_default_decides_as_gsplat(

@@ -64,7 +64,7 @@ def isect_tiles(
     else:
         images = index // max(1, shape[-1])
     visible = (radii > 0).all(-1, keepdim=True)
-    centre, half = (v / tile_size for v in (torch.where(visible, means2d, 0.0), radii))
+    centre, half = means2d / tile_size, radii / tile_size
     grid = torch.tensor([tile_width, tile_height], device=means2d.device)
     low, high = (torch.minimum(v.clamp_min(0), grid).long() for v in ((centre - half).floor(), (centre + half).ceil()))
     spans = ((high - low) * visible).flatten(0, -2)
