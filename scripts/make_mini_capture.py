@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from splat.scene.data.colmap_files import ColmapCamera, read_model, write_model
-from splat.scene.data.photos import resize_area
+from splat.scene.data.pixels import resize_area
 
 
 def scaled(camera: ColmapCamera, width: int) -> ColmapCamera:

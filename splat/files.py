@@ -28,17 +28,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a .safetensors file, atomically. metadata["format"] and ["version"] say what it is."""
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     dense = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(dense, metadata))
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors' files are for their owner alone
+        save_file(dense, temporary, metadata)
+        temporary.chmod(mode)
 
 
 def load_tensors(
-    path: str | Path, names: tuple[str, ...], *, format: str, version: str
+    path: str | Path, names: tuple[str, ...] | None, *, format: str, version: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The named tensors and the metadata of a file that `save_tensors` wrote.
+    """The named tensors (None: all) and the metadata of a file that `save_tensors` wrote.
 
     Raises:
         ValueError: the file is missing, damaged, of another format or of another version.
@@ -54,6 +57,6 @@ def load_tensors(
             got = (metadata.get("format"), metadata.get("version"))
             if got != (format, version):
                 raise ValueError(f"{path}: wanted a {format} file of version {version}, got {got[0]}, {got[1]}")
-            return {name: file.get_tensor(name) for name in names}, metadata
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}, metadata
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error

@@ -1,9 +1,12 @@
-"""How close a picture is to another: PSNR, SSIM and MS-SSIM of [H, W, D] tensors with values in 0..1."""
+"""How close a picture is to another: PSNR, SSIM and MS-SSIM of [H, W, D] tensors with values in 0..1.
+
+A mask (bool [H, W]) says which pixels count."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,6 +15,8 @@ from splat.core.reference.ssim import TAPS, crop_border, ssim_maps
 
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales, fine to coarse (Wang, Simoncelli & Bovik 2003)."""
+MAX_PSNR = 100.0
+"""dB, what reports say of equal pictures: JSON has no infinity."""
 STRIP = 256
 """Rows that SSIM is computed over at a time."""
 
@@ -30,14 +35,26 @@ def psnr_of_error(mean_squared_error: float) -> float:
     return -10 * math.log10(mean_squared_error) if mean_squared_error > 0 else math.inf
 
 
-def psnr(image: Tensor, target: Tensor, data_range: float = 1.0) -> float:
+def psnr(image: Tensor, target: Tensor, data_range: float = 1.0, mask: Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB; infinity for equal pictures."""
     _pair(image, target)
-    return psnr_of_error(float((image - target).square().double().mean()) / data_range**2)
+    squared = (image - target).square()
+    if mask is not None:
+        squared = squared[_checked(mask, image)]
+    return psnr_of_error(float(squared.double().mean()) / data_range**2)
 
 
-def _mean_maps(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Means of SSIM and of its contrast-structure factor over the pixels whose window lies inside the picture.
+def _checked(mask: Tensor, image: Tensor) -> Tensor:
+    if mask.dtype != torch.bool or mask.shape != image.shape[:2]:
+        raise ValueError(f"mask must be bool [H, W] = {list(image.shape[:2])}, got {mask.dtype} {list(mask.shape)}")
+    if not bool(mask.any()):
+        raise ValueError("mask must leave at least one pixel")
+    return mask
+
+
+def _mean_maps(a: Tensor, b: Tensor, mask: Tensor | None = None) -> tuple[float, float]:
+    """Means of SSIM and of its contrast-structure factor over the pixels (of the mask) whose window lies inside the
+    picture.
 
     By strips of rows in float64: the maps of a whole 8k picture would take 16 GB.
     """
@@ -49,14 +66,23 @@ def _mean_maps(a: Tensor, b: Tensor) -> tuple[float, float]:
     sums, count = [0.0, 0.0], 0
     for rows in strips:
         maps = [crop_border(m) for m in ssim_maps(a[:, rows].double(), b[:, rows].double())]
+        if mask is not None:
+            maps = [m[crop_border(mask[None, rows])] for m in maps]
         sums = [total + float(m.sum()) for total, m in zip(sums, maps, strict=True)]
         count += maps[0].numel()
     return sums[0] / count, sums[1] / count
 
 
-def ssim(image: Tensor, target: Tensor) -> float:
-    """Mean SSIM over the pixels whose window lies inside the picture (Wang et al. 2004)."""
-    return _mean_maps(*_pair(image, target))[0]
+def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+    """Mean SSIM over the pixels whose window lies inside the picture (Wang et al. 2004). Where the mask is False the
+    pictures are taken for equal, and not counted."""
+    a, b = _pair(image, target)
+    if mask is None:
+        return _mean_maps(a, b)[0]
+    mask = _checked(mask, image)
+    if not bool(crop_border(mask[None]).any()):
+        raise ValueError(f"mask must leave a pixel that is {TAPS // 2} or more from the border")
+    return _mean_maps(torch.where(mask[..., None], a, b), b, mask)[0]
 
 
 def ms_ssim(image: Tensor, target: Tensor) -> float:

@@ -106,3 +106,30 @@ def test_ssim_by_strips_is_that_of_the_whole_picture() -> None:
     a, b = (torch.rand(600, 31, 3, generator=g) for _ in range(2))
     whole = crop_border(ssim_maps(a[None].double(), b[None].double())[0]).mean()
     assert ssim(a, b) == pytest.approx(float(whole), rel=1e-9)
+
+
+def test_masked_pixels_do_not_count() -> None:
+    a, b = pair()
+    mask = torch.zeros(64, 80, dtype=torch.bool)
+    mask[10:50, 20:70] = True
+    noise = torch.where(mask[..., None], b, torch.rand(b.shape, generator=torch.Generator().manual_seed(1)))
+    assert psnr(b, a, mask=mask) == psnr(noise, a, mask=mask) == pytest.approx(psnr(b[10:50, 20:70], a[10:50, 20:70]))
+    assert ssim(b, a, mask) == ssim(noise, a, mask)
+    assert ssim(a, a, mask) == pytest.approx(1)
+    small = torch.zeros_like(mask)
+    small[30:32, 40:42] = True
+    by_hand = ssim_maps(torch.where(small[..., None], b, a)[None].double(), a[None].double())[0][0, 30:32, 40:42].mean()
+    assert ssim(b, a, small) == pytest.approx(float(by_hand))
+    assert ssim(b, a, torch.ones_like(mask)) == pytest.approx(ssim(b, a))
+
+
+def test_a_mask_must_fit_and_leave_something() -> None:
+    a, b = pair()
+    with pytest.raises(ValueError, match=r"mask must be bool \[H, W\] = \[64, 80\], got torch.bool \[64, 8\]"):
+        psnr(a, b, mask=torch.ones(64, 8, dtype=torch.bool))
+    with pytest.raises(ValueError, match="mask must leave at least one pixel"):
+        psnr(a, b, mask=torch.zeros(64, 80, dtype=torch.bool))
+    edge = torch.zeros(64, 80, dtype=torch.bool)
+    edge[:3] = True
+    with pytest.raises(ValueError, match="5 or more from the border"):
+        ssim(a, b, edge)

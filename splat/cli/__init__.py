@@ -1,26 +1,38 @@
-"""The command line: splat fit-image | render-image | convert | info. One file per command; nothing heavy is imported
-before the arguments are read."""
+"""The command line: splat fit-image | render-image | train-scene | render | eval | view | convert | info. One file per
+command; nothing heavy is imported before the arguments are read."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import tyro
 
 from splat.cli.convert import Convert
+from splat.cli.eval import Eval
 from splat.cli.fit_image import FitImage
 from splat.cli.info import Info
+from splat.cli.render import Render
 from splat.cli.render_image import RenderImage
+from splat.cli.train_scene import TrainScene, with_preset
+from splat.cli.view import View
 
-Command = (
-    Annotated[FitImage, tyro.conf.subcommand("fit-image")]
-    | Annotated[RenderImage, tyro.conf.subcommand("render-image")]
-    | Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-)
+
+def commands(arguments: Sequence[str]) -> Any:
+    """The type that the arguments are read as."""
+    return (
+        Annotated[FitImage, tyro.conf.subcommand("fit-image")]
+        | Annotated[RenderImage, tyro.conf.subcommand("render-image")]
+        | Annotated[TrainScene, tyro.conf.subcommand("train-scene", default=with_preset(arguments))]
+        | Annotated[Render, tyro.conf.subcommand("render")]
+        | Annotated[Eval, tyro.conf.subcommand("eval")]
+        | Annotated[View, tyro.conf.subcommand("view")]
+        | Annotated[Convert, tyro.conf.subcommand("convert")]
+        | Annotated[Info, tyro.conf.subcommand("info")]
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,12 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command = tyro.cli(
-            Command,
+            commands(sys.argv[1:] if arguments is None else arguments),
             prog="splat",
-            description="Differentiable Gaussian splatting: fit pictures, render models.\n\n"
+            description="Differentiable Gaussian splatting: fit pictures, train, render and measure scenes.\n\n"
             "Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C. SPLAT_DEBUG=1 shows where an error arose.",
             args=arguments,
-            config=(tyro.conf.OmitArgPrefixes,),
         )
         code = command.run()
     except (ValueError, OSError, RuntimeError, MemoryError) as error:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import signal
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from splat.cli.shared import check_folder
 from splat.files import atomic_write
 from splat.stop import deferred_stop
 
@@ -83,7 +83,7 @@ class FitImage:
             picture = read_picture(self.photo)
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
-            _check_folder(self.output)
+            check_folder(self.output)
             if stop.requested:
                 return 130
             frames: list[npt.NDArray[np.uint8]] = []
@@ -101,6 +101,7 @@ class FitImage:
     def _write(self, result: FitResult, picture: Picture, frames: list[npt.NDArray[np.uint8]]) -> None:
         import torch
 
+        from splat.figures import write_figure
         from splat.image import figures
         from splat.image.picture import write_picture
 
@@ -118,8 +119,8 @@ class FitImage:
         }
         with atomic_write(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        figures.write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
-        figures.write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
+        write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
+        write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
         if frames:
             figures.write_animation([*frames, figures.animation_frame(recon)], out / "fit.webp")
         if self.json_lines:
@@ -134,25 +135,9 @@ class FitImage:
             print(f"{out}/  recon.png  error.png  ellipses.png  model.safetensors  metrics.json")
 
 
-def _check_folder(folder: Path) -> None:
-    """Before the work: whether the results can be written. Makes nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: is a file, wanted a folder for the results")
-    parent = folder
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ValueError(f"{folder}: {parent} is a file, wanted a folder")
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot write there ({error.strerror})") from error
-
-
 def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:
     from splat import machine
-    from splat.image.fitter import MAX_PSNR
-    from splat.metrics import ms_ssim, psnr, ssim
+    from splat.metrics import MAX_PSNR, ms_ssim, psnr, ssim
 
     return {
         "schema_version": 1,

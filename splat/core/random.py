@@ -98,7 +98,7 @@ def child_ids(parents: Tensor, iteration: int, numbers: Tensor) -> Tensor:
 def permutation(seed: int, iteration: int, purpose: Purpose, count: int) -> list[int]:
     """0 .. count - 1 in a random order."""
     keys = words(seed, iteration, purpose, torch.arange(count), 2)
-    return (keys[:, 0] << 31 | keys[:, 1] >> 1).argsort(stable=True).tolist()  # type: ignore[no-any-return]
+    return (keys[:, 0] << 31 | keys[:, 1] >> 1).argsort(stable=True).tolist()
 
 
 def weighted_samples(seed: int, iteration: int, weights: Tensor, samples: int) -> Tensor:

@@ -5,53 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from splat.figures import HEAT, SIGNED, Pixels, color_map, rgb, scale_bar
 from splat.files import atomic_write
 from splat.image.model import ImageGaussians
 
 MAX_ELLIPSES = 20_000
 MAX_PANEL = 2048
 """Longest side of a panel of the error figure, pixels."""
-Pixels = npt.NDArray[np.uint8]
-
-_HEAT = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], np.float32)
-_SIGNED = np.array([[30, 80, 200], [150, 180, 235], [245, 245, 245], [240, 160, 140], [190, 30, 40]], np.float32)
-
-
-def rgb(pixels: Tensor) -> Pixels:
-    """[H, W, 1|3|4] in 0..1 as 8-bit RGB; alpha is shown over white (the colours are premultiplied)."""
-    values = pixels.detach().float()
-    if values.shape[2] == 4:
-        values = values[..., :3] + (1 - values[..., 3:])
-    values = values.clamp(0, 1)
-    levels: Pixels = (values.expand(-1, -1, 3) * 255 + 0.5).to(torch.uint8).numpy()
-    return levels
-
-
-def _color_map(values: npt.NDArray[np.float32], stops: npt.NDArray[np.float32]) -> Pixels:
-    at = np.clip(values, 0, 1) * (len(stops) - 1)
-    low = np.minimum(at.astype(int), len(stops) - 2)
-    part = (at - low)[..., None]
-    blended: Pixels = (stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
-    return blended
-
-
-def _scale_bar(width: int, stops: npt.NDArray[np.float32], labels: tuple[str, str, str], title: str) -> Image.Image:
-    """A colour bar with its two ends and middle named."""
-    bar = Image.new("RGB", (width, 56), "white")
-    ramp = _color_map(
-        np.broadcast_to(np.linspace(0, 1, max(2, width - 40), dtype=np.float32), (12, max(2, width - 40))), stops
-    )
-    bar.paste(Image.fromarray(ramp), (20, 24))
-    draw, font = ImageDraw.Draw(bar), ImageFont.load_default(12)
-    draw.text((20, 6), title, fill="black", font=font)
-    for x, label, anchor in ((20, labels[0], "la"), (width // 2, labels[1], "ma"), (width - 20, labels[2], "ra")):
-        draw.text((x, 39), label, fill="black", font=font, anchor=anchor)
-    return bar
 
 
 def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
@@ -71,16 +35,16 @@ def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
     mean = float(absolute.mean()) * 255
     panels = (
         (
-            _color_map(signed / (2 * limit) + 0.5, _SIGNED),
-            _SIGNED,
+            color_map(signed / (2 * limit) + 0.5, SIGNED),
+            SIGNED,
             f"{-limit * 255:.1f}",
             "0",
             f"+{limit * 255:.1f}",
             "fit - picture, 8-bit levels",
         ),
         (
-            _color_map(absolute / limit, _HEAT),
-            _HEAT,
+            color_map(absolute / limit, HEAT),
+            HEAT,
             "0",
             f"{limit * 127.5:.1f}",
             f"{limit * 255:.1f}",
@@ -89,7 +53,7 @@ def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
     )
     for i, (values, stops, low, middle, high, title) in enumerate(panels):
         sheet.paste(Image.fromarray(values), (i * (panel + 12) + (panel - width) // 2, 0))
-        sheet.paste(_scale_bar(panel, stops, (low, middle, high), title), (i * (panel + 12), height))
+        sheet.paste(scale_bar(panel, stops, (low, middle, high), title), (i * (panel + 12), height))
     return sheet
 
 
@@ -120,12 +84,6 @@ def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) ->
         (6, height + 4), f"{count:,} Gaussians{part}; one sigma", fill=(220, 220, 220), font=ImageFont.load_default(12)
     )
     return sheet
-
-
-def write_figure(figure: Image.Image, path: Path) -> None:
-    """Writes a figure (format by the suffix)."""
-    with atomic_write(path) as temporary:
-        figure.save(temporary)
 
 
 def animation_frame(pixels: Tensor, longest: int = 768) -> Pixels:

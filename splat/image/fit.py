@@ -13,10 +13,11 @@ from torch import Tensor
 
 from splat.core.checks import check_int
 from splat.core.ops import one_torch_thread
-from splat.image.fitter import MAX_PSNR, Clock, Fit, FitProgress, run_fit
+from splat.image.fitter import Clock, Fit, FitProgress, run_fit
 from splat.image.init import Structure, structure_tensor
 from splat.image.model import ImageGaussians
 from splat.image.picture import Picture, read_picture
+from splat.metrics import MAX_PSNR
 from splat.stop import deferred_stop
 
 Preset = Literal["draft", "fast", "best"]

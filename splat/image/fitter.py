@@ -19,7 +19,7 @@ from splat.image.model import ImageGaussians
 from splat.image.optimizer import LearningRates, ShapeOptimizer
 from splat.image.picture import Channels
 from splat.image.solve import ColorSystem, solve_colors
-from splat.metrics import psnr_of_error
+from splat.metrics import MAX_PSNR, psnr_of_error
 
 SOLVE_EVERY = 50
 REPORT_EVERY = 25
@@ -30,8 +30,6 @@ PLATEAU_STEPS = 4 * REPORT_EVERY
 """Fewest steps that a plateau is judged over: the best state is looked for every REPORT_EVERY."""
 PERFECT = 90.0
 """dB, finer than any picture format: nothing is left to do."""
-MAX_PSNR = 100.0
-"""dB, what a perfect fit reports."""
 
 
 @dataclass(frozen=True)

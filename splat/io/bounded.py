@@ -11,6 +11,13 @@ FREE_BYTES = 64 << 20
 MAX_RATIO = 1024
 """A file may unpack to FREE_BYTES, and beyond that to MAX_RATIO times its size (as gzip can at most)."""
 _PIECE = 1 << 20
+_MOST = 3.4028234663852886e38  # of float32
+
+
+def brief(error: Exception) -> str:
+    """A library's message in a line of bounded length; it may quote the file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def check_room(path: Path, what: str, wanted: int, stored: int) -> None:
@@ -57,7 +64,7 @@ class Gunzip:
         try:
             piece = self._unpack.decompress(self._data, most)
         except zlib.error as error:
-            raise ValueError(f"{self._path}: damaged gzip data ({error})") from error
+            raise ValueError(f"{self._path}: damaged gzip data ({brief(error)})") from error
         self._data = self._unpack.unconsumed_tail
         return piece
 
@@ -76,7 +83,7 @@ def unzstd(path: Path, what: str, data: bytes | memoryview, size: int) -> bytes:
             while len(parts) <= size and (piece := reader.read(min(_PIECE, size + 1 - len(parts)))):
                 parts += piece
     except zstandard.ZstdError as error:
-        raise ValueError(f"{path}: {what}: damaged Zstandard data ({error})") from error
+        raise ValueError(f"{path}: {what}: damaged Zstandard data ({brief(error)})") from error
     if len(parts) != size:
         got = "more" if len(parts) > size else f"{len(parts):,}"
         raise ValueError(f"{path}: {what} wants {size:,} bytes, got {got}")
@@ -101,7 +108,7 @@ class Json:
         except (ValueError, RecursionError) as error:
             if str(path) in str(error):
                 raise
-            raise ValueError(f"{path}: damaged JSON ({error})") from error
+            raise ValueError(f"{path}: damaged JSON ({brief(error)})") from error
 
     def __contains__(self, key: str) -> bool:
         return self._value.get(key) is not None
@@ -161,14 +168,14 @@ class Json:
         if not isinstance(value, list) or not least <= len(value) <= most:
             raise self.error(key, wanted)
         for item in value:
-            if isinstance(item, bool) or not isinstance(item, (int, float)) or not abs(item) < 3e38:
+            if isinstance(item, bool) or not isinstance(item, (int, float)) or not abs(item) <= _MOST:
                 raise self.error(key, wanted)
         return [float(item) for item in value]
 
     def number(self, key: str) -> float:
         """A finite number."""
         value = self._value.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 3e38:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MOST:
             raise self.error(key, "a number")
         return float(value)
 

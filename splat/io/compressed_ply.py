@@ -139,7 +139,7 @@ def write_compressed_ply(path: Path, gaussians: Gaussians) -> None:
 
 
 def _sh_bytes(values: F32) -> U8:
-    codes: U8 = np.clip(np.floor((values / np.float32(_SH_RANGE) + np.float32(0.5)) * 256), 0, 255).astype(np.uint8)
+    codes: U8 = np.floor(np.clip(values / np.float32(_SH_RANGE) + np.float32(0.5), 0, 255 / 256) * 256).astype(np.uint8)
     return codes
 
 

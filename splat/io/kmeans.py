@@ -9,7 +9,8 @@ from torch import Tensor
 
 from splat.io.arrays import F32, U8
 
-_BINS = 4096
+_BINS = 128  # of the density; more follow its noise, and the tails go without codes
+_ROUNDS = 40
 _SAMPLE = 1 << 18
 _FAN = 256  # most children of a node of the tree
 _BUDGET = 1 << 24  # distances held at a time
@@ -46,14 +47,23 @@ def _lloyd_1d(ordered: npt.NDArray[np.float64], size: int) -> F32:
     counts, edges = np.histogram(ordered, _BINS)
     mass = np.concatenate([[0], np.cumsum(np.cbrt(counts))])
     book = np.interp((np.arange(size) + 0.5) / size * mass[-1], mass, edges)
-    sums = np.concatenate([[0], np.cumsum(ordered)])
-    for _ in range(30):
-        ends = np.searchsorted(ordered, _middles(book))
-        ends = np.concatenate([[0], ends, [len(ordered)]])
+    middle = ordered.mean()  # taken off, so that differences of sums of squares keep their digits
+    sums, squares = (np.concatenate([[0], np.cumsum(terms)]) for terms in (ordered - middle, (ordered - middle) ** 2))
+    for _ in range(_ROUNDS):
+        ends = np.concatenate([[0], np.searchsorted(ordered, _middles(book)), [len(ordered)]])
         counts = np.diff(ends)
-        # A cell without values keeps its place.
-        book = np.where(counts > 0, np.diff(sums[ends]) / np.maximum(counts, 1), book)
-    return np.sort(book).astype(np.float32)
+        means = np.diff(sums[ends]) / np.maximum(counts, 1)
+        book = np.where(counts > 0, means + middle, book)
+        if len(empty := np.flatnonzero(counts == 0)):
+            # Entries that nothing is near help the worst: the cell is split at its standard deviation either way.
+            error = np.maximum(np.diff(squares[ends]) - counts * means**2, 0)
+            worst = np.argsort(-error, kind="stable")[: len(empty)]
+            width = np.sqrt(error[worst] / np.maximum(counts[worst], 1))
+            book[empty[: len(worst)]] = book[worst] - width
+            book[worst] += width
+            book.sort()
+    found: F32 = book.astype(np.float32)
+    return found
 
 
 def palette(vectors: F32, size: int, iterations: int = 10) -> tuple[F32, npt.NDArray[np.int64]]:

@@ -1,4 +1,5 @@
-"""3DGS PLY: float32 properties by name, as Inria's training code writes them. Nothing is lost."""
+"""3DGS PLY: float32 properties by name, as Inria's training code writes them. Nothing is lost but infinite
+logits."""
 
 from __future__ import annotations
 
@@ -143,6 +144,7 @@ def read_ply(path: Path) -> Gaussians:
                 for column, source in enumerate(names):
                     with np.errstate(all="ignore"):  # float64 may lie beyond float32
                         target[:, column] = data[source]
+    _finite_logits(arrays.opacity_logits, out=arrays.opacity_logits)
     return arrays.gaussians()
 
 
@@ -151,6 +153,13 @@ def element(path: Path, elements: dict[str, Element], name: str) -> Element:
     if name not in elements:
         raise ValueError(f"{path}: the PLY file has no element {name} with a known place")
     return elements[name]
+
+
+def _finite_logits(logits: F32, out: F32 | None = None) -> F32:
+    """With those of opacity 0 and 1 as packed formats have them: nothing can be trained at infinity. NaN stays."""
+    np.copyto(out := logits.copy() if out is None else out, MAX_LOGIT, where=np.isposinf(logits))
+    np.copyto(out, -MAX_LOGIT, where=np.isneginf(logits))
+    return out
 
 
 def sh_degree_of(path: Path, names: tuple[str, ...]) -> int:
@@ -203,7 +212,6 @@ def _table(arrays: Arrays, rows: slice, normals: bool) -> F32:
     means = arrays.means[rows]
     count = len(means)
     rest = arrays.shN[rows].transpose(0, 2, 1).reshape(count, -1)
-    # An infinite logit (opacity 0 or 1) would be NaN in the gradient of whoever trains on.
-    logits = np.nan_to_num(arrays.opacity_logits[rows], nan=np.nan, posinf=MAX_LOGIT, neginf=-MAX_LOGIT)
+    logits = _finite_logits(arrays.opacity_logits[rows])
     columns = [means, *([np.zeros_like(means)] if normals else []), arrays.sh0[rows].reshape(count, 3), rest]
     return np.concatenate([*columns, logits[:, None], arrays.log_scales[rows], arrays.quats[rows]], 1)

@@ -25,13 +25,13 @@ from splat.files import atomic_write
 from splat.gaussians import Gaussians
 from splat.io import quantise
 from splat.io.arrays import BANDS, F32, U8, Arrays
-from splat.io.bounded import Json, check_room
+from splat.io.bounded import Json, brief, check_room
 
 MAX_SIDE = 16383
 """Pixels along a side that WebP can have."""
 _PALETTE_ROW = 64  # entries along a row of the palette's picture
 _MAX_PALETTE = 1 << 16
-_MAX_META = 1 << 24
+_MAX_META = 1 << 22
 _LARGEST_TAG = 252  # the fourth channel of a rotation: this plus the largest component
 _BYTES_EACH = 20  # of the pictures of a Gaussian without harmonics, unpacked
 
@@ -50,7 +50,7 @@ def read_sog(path: Path) -> Gaussians:
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises what it likes for damaged files
-        raise ValueError(f"{path}: not a zip file, or truncated or damaged ({error})") from error
+        raise ValueError(f"{path}: not a zip file, or truncated or damaged ({brief(error)})") from error
     with archive:
         return _decode(path, lambda name, most: _from_zip(path, archive, name, most))
 
@@ -72,7 +72,7 @@ def _from_zip(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> byt
         with archive.open(found[0]) as file:
             data = file.read(most + 1)
     except Exception as error:
-        raise ValueError(f"{path}: truncated or damaged zip file ({error})") from error
+        raise ValueError(f"{path}: truncated or damaged zip file ({brief(error)})") from error
     if len(data) > most:
         raise ValueError(f"{path}: {name} is longer than the {most:,} bytes it can have")
     return data
@@ -122,7 +122,7 @@ class _Files:
                     raise ValueError(f"{width} x {height} pixels, wanted {pixels:,} to {most:,}")
                 return np.asarray(image.convert("RGBA"))
         except Exception as error:  # decoders of damaged pictures raise what they like
-            raise ValueError(f"{self.path}: {name}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{self.path}: {name}: {brief(error)}") from error
 
 
 def _decode_second_version(files: _Files) -> Arrays:
@@ -349,8 +349,6 @@ def read_lod(path: Path, level: int | None = None) -> Gaussians:
     Raises:
         ValueError: damaged, or files of the level are missing.
     """
-    if path.stat().st_size > _MAX_META:
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes are too many, wanted at most {_MAX_META:,}")
     meta = Json.parse(path, path.read_bytes())
     names = meta.strings("filenames")
     for name in names:

@@ -175,10 +175,11 @@ def write_spz(
         raise ValueError(f"version must be 3 or 4, got {version}")
     arrays = Arrays.of(gaussians, drawable=True).turned(1, -1, -1)
     extent = float(np.abs(arrays.means).max(initial=0))
-    room = 22 - int(np.ceil(np.log2(max(extent, 1)))) if extent < 2.0**23 else -1
-    bits = min(_FRACTIONAL_BITS, room) if fractional_bits is None else fractional_bits
-    if not 0 <= bits <= 23 or np.rint(extent * 2.0**bits) >= 2.0**23:
-        raise ValueError(f"{path}: positions up to {extent:g} do not fit SPZ's 24 bits with {bits} fractional bits")
+    choices = range(_FRACTIONAL_BITS, -1, -1) if fractional_bits is None else [fractional_bits]
+    bits = next((b for b in choices if 0 <= b <= 23 and np.rint(extent * 2.0**b) < 2.0**23), None)
+    if bits is None:
+        asked = "" if fractional_bits is None else f" with {fractional_bits} of them fractional"
+        raise ValueError(f"{path}: positions up to {extent:g} do not fit SPZ's 24 bits{asked}")
     streams = _pack(arrays, bits)
     if version == 3:
         head = _HEADER.pack(_MAGIC, version, len(arrays), arrays.sh_degree, bits, 0, 0)

@@ -1,14 +1,39 @@
-"""The configuration of a training run. What stands below a field is its help on the command line."""
+"""The configuration of a training run. What stands below a field is its help on the command line, which is why nothing
+heavy is imported here."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from splat.optim import LearningRates
-from splat.scene.densify import DefaultConfig, McmcConfig
+import tyro
 
+
+def seconds(text: str) -> float:
+    """Of 90, 90s, 10m or 1h; ValueError for anything else."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number = text[:-1] if text[-1:] in units else text
+    try:
+        value = float(number) * units.get(text[-1:], 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"wanted a time such as 90, 90s, 10m or 1h, got {text!r}")
+    return value
+
+
+Duration = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="TIME",
+        instance_from_str=lambda words: seconds(words[0]),
+        is_instance=lambda value: isinstance(value, float | int),
+        str_from_instance=lambda value: [f"{value:g}s"],
+    ),
+]
 Preset = Literal["draft", "standard", "best"]
+PRESETS: tuple[Preset, ...] = ("draft", "standard", "best")
 StrategyName = Literal["default", "mcmc"]
 
 
@@ -33,12 +58,12 @@ class RatesConfig:
     final: float = 1.0
     """All rates but that of the means fall to this share of themselves over the last third of the run."""
 
-    def at(self, progress: float, extent: float) -> LearningRates:
-        """The rates at a point 0..1 of the run."""
+    def at(self, progress: float, extent: float) -> dict[str, float]:
+        """The fields of `splat.LearningRates` at a point 0..1 of the run."""
         means = self.means * (self.means_final / self.means) ** progress if self.means > 0 else 0.0
         fade = self.final ** max(0.0, 3 * progress - 2)
-        others = (self.quats, self.log_scales, self.opacity_logits, self.sh0, self.shN)
-        return LearningRates(means * extent, *(fade * rate for rate in others))
+        names = ("quats", "log_scales", "opacity_logits", "sh0", "shN")
+        return {"means": means * extent} | {name: fade * getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -56,18 +81,74 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class StartConfig:
+    """What the run begins with besides the sparse points."""
+
+    dense: float = 0.5
+    """Points found by matching the photographs, as a share of max_gaussians. 0: none, as 3DGS has it."""
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """What is minimised: (1 - ssim) L1 + ssim (1 - SSIM), and what is asked for besides."""
 
     ssim: float = 0.2
     """Weight of the structural part."""
-    background: Literal["auto", "black", "white", "random"] = "auto"
-    """What shows where nothing covers. auto: white where the pictures carry alpha, black otherwise. random: another
-    colour at each image, which keeps a scene with alpha free of haze."""
+    background: str = "auto"
+    """What shows where nothing covers: black, white, R,G,B in 0..1, or auto: white where the pictures carry alpha,
+    black otherwise. random: another colour at each image, which keeps a scene with alpha free of haze."""
     depth: Literal["none", "points", "maps"] = "none"
     """Also learn the depths of the sparse points, or of depth maps."""
     depth_weight: float = 0.01
     """Weight of the depths (L1 of their inverses, in scene sizes)."""
+
+
+@dataclass(frozen=True)
+class DefaultConfig:
+    """Clone, split and prune by the gradient on the screen, as 3DGS does. Times are shares of the run, so that they
+    stretch with it; 500, 15,000 and 3,000 of 30,000 images are those of 3DGS."""
+
+    grow_grad2d: float = 2e-4
+    """Gaussians whose mean screen gradient (of a loss that is a mean, in half pictures) is above this grow."""
+    grow_scale3d: float = 0.01
+    """Those larger than this share of the scene are split, smaller ones are cloned."""
+    prune_opacity: float = 0.005
+    """Those with less opacity are removed."""
+    prune_scale3d: float = 0.1
+    """After the first opacity reset, those larger than this share of the scene are removed."""
+    start: float = 1 / 60
+    """Growing begins."""
+    stop: float = 0.5
+    """Growing and pruning end."""
+    reset_every: float = 0.1
+    """Opacities are set back to 2 x prune_opacity at these shares of the run, while growing. 0: never."""
+    absgrad: bool = False
+    """Sum the magnitudes of the pixels' gradients (AbsGS, Ye et al. 2024); wants grow_grad2d of about 8e-4."""
+    revised_opacity: bool = False
+    """Halves of a split get 1 - sqrt(1 - opacity) (Bulo et al. 2024), so that together they cover as much as before."""
+
+
+@dataclass(frozen=True)
+class McmcConfig:
+    """Relocation and noise (3DGS-MCMC). Times are shares of the run; 500 and 25,000 of 30,000 are the authors'."""
+
+    start: float = 1 / 60
+    """Relocating and growing begin."""
+    stop: float = 5 / 6
+    """Relocating and growing end."""
+    grow_until: float = 0.5
+    """The count rises geometrically until this share of the run, when it reaches the budget (or by 5 % each time, if
+    that is faster)."""
+    noise: float = 5e5
+    """Noise on the means, times their learning rate. 0: none."""
+    noise_every: int = 5
+    """Images from noise to noise; its variance is that of noise at every image."""
+    min_opacity: float = 0.005
+    """Gaussians with less are dead and move."""
+    opacity_weight: float = 0.01
+    """Weight of the mean opacity in the loss."""
+    scale_weight: float = 0.01
+    """Weight of the mean scale in the loss."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +167,8 @@ class TrainConfig:
 
     steps: int = 7_000
     """Length of the run, in images."""
-    time: float | None = None
-    """Seconds to spend, instead of `steps`: the schedule stretches to them."""
+    time: Duration | None = None
+    """Time to spend (90, 90s, 10m or 1h), instead of `steps`: the schedule stretches to it."""
     strategy: StrategyName = "mcmc"
     """How Gaussians are added and removed."""
     max_gaussians: int | None = None
@@ -99,6 +180,7 @@ class TrainConfig:
     seed: int = 0
     """Same seed, same data, same machine: same bits (with `time`: as far as the clock allows)."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     rates: RatesConfig = field(default_factory=RatesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     default: DefaultConfig = field(default_factory=DefaultConfig)
@@ -114,6 +196,7 @@ class TrainConfig:
         """Of what `to_dict` made; fields that are not known raise TypeError."""
         parts = {
             "schedule": ScheduleConfig,
+            "start": StartConfig,
             "rates": RatesConfig,
             "loss": LossConfig,
             "default": DefaultConfig,

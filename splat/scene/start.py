@@ -1,27 +1,48 @@
-"""Where training begins: a Gaussian for each sparse point, or random ones where there are none."""
+"""Where training begins: Gaussians on the sparse points and on what the photographs show, or random ones."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from splat.core.random import Purpose, uniform
-from splat.gaussians import Gaussians
+from splat.gaussians import SH_C0, Gaussians
 from splat.scene.config import TrainConfig
 from splat.scene.data.capture import Capture
+from splat.scene.data.photos import PhotoCache
+from splat.scene.stereo import DensePoints, dense_points
 
 RANDOM_POINTS = 10_000
+DENSE_POINTS = 50_000
+OVERLAP = 0.6
+"""Standard deviation of a dense point's Gaussian, in distances to the next."""
 
 
-def start(capture: Capture, config: TrainConfig) -> Gaussians:
-    """[P] Gaussians of the capture's points, in its normalised world."""
-    points, colors, opacity = capture.points, capture.colors, 0.1
-    if not len(points):
+def start(capture: Capture, photos: PhotoCache, config: TrainConfig) -> Gaussians:
+    """Gaussians to begin with, in the capture's normalised world."""
+    points, colors = capture.points, capture.colors
+    opacity = 0.5 if config.strategy == "mcmc" else 0.1  # as the authors of each have it
+    wanted = round(config.start.dense * config.max_gaussians) if config.max_gaussians else DENSE_POINTS
+    dense = dense_points(capture, photos, wanted, config.seed) if config.start.dense > 0 else None
+    if not len(points) and dense is None:
         points = _random_points(capture, config.seed)
         colors = uniform(config.seed, 0, Purpose.POINTS, torch.arange(len(points)) + len(points), 3)
-    if config.strategy == "mcmc":
-        opacity = 0.5
-    return Gaussians.from_points(points, colors, sh_degree=config.sh_degree, opacity=opacity)
+    parts = []
+    if len(points):
+        parts.append(Gaussians.from_points(points, colors, sh_degree=config.sh_degree, opacity=opacity))
+    if dense is not None:
+        parts.append(_of_sizes(dense, config.sh_degree, opacity))
+    return Gaussians.concat(parts)
+
+
+def _of_sizes(dense: DensePoints, sh_degree: int, opacity: float) -> Gaussians:
+    """Round Gaussians that overlap as those of `Gaussians.from_points` do."""
+    one = Gaussians.from_points(dense.points[:1], dense.colors[:1], sh_degree=sh_degree, opacity=opacity)
+    made = one.map(lambda t: t.expand(len(dense.points), *t.shape[1:]).clone())
+    sh0 = (dense.colors[:, None] - 0.5) / SH_C0
+    return replace(made, means=dense.points, log_scales=(OVERLAP * dense.sizes).log()[:, None].repeat(1, 3), sh0=sh0)
 
 
 def _random_points(capture: Capture, seed: int) -> Tensor:
@@ -32,6 +53,7 @@ def _random_points(capture: Capture, seed: int) -> Tensor:
     # The point nearest to all optical axes: sum of (1 - d d^T) (x - c) = 0.
     across = torch.eye(3, dtype=torch.float64) - directions[:, :, None] * directions[:, None, :]
     focus = torch.linalg.lstsq(across.sum(0), (across @ centers[..., None]).sum(0)).solution[:, 0]
-    half = (centers - focus).norm(dim=-1).mean() / 3
+    half = float((centers - focus).norm(dim=-1).mean()) / 3
     unit = uniform(seed, 0, Purpose.POINTS, torch.arange(RANDOM_POINTS), 3)
-    return (focus + half * (2 * unit.double() - 1)).float()
+    points: Tensor = focus + half * (2 * unit.double() - 1)
+    return points.float()

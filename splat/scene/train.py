@@ -13,19 +13,20 @@ from splat.cameras import Cameras
 from splat.core.morton import morton_order
 from splat.core.ops import Backend
 from splat.core.project import ProjectOptions
-from splat.core.random import Purpose, permutation, uniform
+from splat.core.random import Purpose, permutation
 from splat.core.rasterize import RasterizeOptions
 from splat.gaussians import Gaussians
-from splat.loss import photometric_loss
-from splat.optim import GaussianAdam, Step
-from splat.rendering import Rendered, RenderOptions
+from splat.optim import GaussianAdam, LearningRates, Step
+from splat.rendering import RenderOptions
 from splat.scene.config import ScheduleConfig, TrainConfig
+from splat.scene.corrections import Corrections
 from splat.scene.data.capture import Capture
-from splat.scene.data.photos import Photo, PhotoCache
+from splat.scene.data.photos import PhotoCache
 from splat.scene.densify import DefaultStrategy, McmcStrategy, View
 from splat.scene.densify.base import Edit, Moment, keep_all
 from splat.scene.densify.default import opacity_reset
 from splat.scene.densify.surgery import then
+from splat.scene.objective import Objective
 from splat.scene.start import start
 from splat.scene.state import SceneState
 
@@ -36,16 +37,15 @@ MIN_SIDE = 64
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a view should look like."""
+class Progress:
+    """Where a run stands."""
 
-    image: Tensor
-    """[H, W, 3] in 0..1, on the background."""
-    background: Tensor
-    """[3]"""
-    mask: Tensor | None
-    """bool [H, W, 1]: counts in the loss."""
-    photo: Photo
+    images: int
+    """Trained on."""
+    seconds: float
+    """Wall time spent."""
+    refined_at: float
+    """Progress at the last densification."""
 
 
 class Trainer:
@@ -71,7 +71,7 @@ class Trainer:
         """
         self.capture, self.photos, self.config, self.backend = capture, photos, config, backend
         self.device = torch.device(device)
-        first = start(capture, config) if gaussians is None else gaussians
+        first = start(capture, photos, config) if gaussians is None else gaussians
         first = first.select(morton_order(first.means)).to(self.device)
         budget = config.max_gaussians
         self.strategy: DefaultStrategy | McmcStrategy
@@ -79,8 +79,10 @@ class Trainer:
             self.strategy = McmcStrategy(config.mcmc, budget or 1_000_000)
         else:
             self.strategy = DefaultStrategy(config.default, budget)
-        optimizer = GaussianAdam(first, config.rates.at(0, capture.extent))
+        optimizer = GaussianAdam(first, LearningRates(**config.rates.at(0, capture.extent)))
         self.state = SceneState.start(optimizer, self.strategy.initial_statistics(len(first), self.device))
+        self.corrections = Corrections(config.correct, len(capture.views), self.device)
+        self.objective = Objective(capture, config, self.corrections, self.device, backend)
         self.images = 0
         """Images trained on."""
         self.seconds = 0.0
@@ -114,36 +116,53 @@ class Trainer:
         """The run is over."""
         return self.progress >= 1.0
 
+    def tables(self) -> dict[str, Tensor]:
+        """Every tensor of the run, by a name for a file."""
+        return self.state.tables() | {f"corrections.{k}": v for k, v in self.corrections.tables().items()}
+
+    def load(self, tables: dict[str, Tensor], progress: Progress) -> None:
+        """Goes on from what `tables` and `position` gave."""
+        self.state.load_tables(tables)
+        prefix = "corrections."
+        self.corrections.load_tables({k.removeprefix(prefix): v for k, v in tables.items() if k.startswith(prefix)})
+        self.images, self.seconds, self.refined_at = progress.images, progress.seconds, progress.refined_at
+
+    @property
+    def position(self) -> Progress:
+        """Where the run stands, apart from its tensors."""
+        return Progress(self.images, self.seconds, self.refined_at)
+
     def start_clock(self) -> None:
         """What passes from now on is time spent."""
         self._clock = time.perf_counter()
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Adds the time since the last tick to the time spent."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
 
     def step(self) -> Step:
         """Trains on the next image and, when it is due, adds and removes Gaussians."""
-        self._tick()
+        self.tick()
         before = self.progress
         row = self._next_view()
         halvings = self._halvings(row, before)
-        cameras = self._camera(row, halvings)
-        target = self._target(self.photos.get(row, halvings))
-        rates = self.config.rates.at(before, self.capture.extent)
+        cameras = self.corrections.camera(self._camera(row, halvings), row)
+        target = self.objective.target(row, self.photos.get(row, halvings), self.images)
+        rates = LearningRates(**self.config.rates.at(before, self.capture.extent))
         self.state.optimizer.set_rates(rates)
-        regular = self.config.strategy == "mcmc" and self.config.mcmc.opacity_weight + self.config.mcmc.scale_weight > 0
         done = self.state.optimizer.step(
             cameras,
-            lambda view: self._loss(view, target),
+            lambda view: self.objective(view, target, self.gaussians),
             background=target.background,
             sh_degree=self._degree(before),
             options=self.options,
             ids=self.state.ids,
-            fused=False if regular else None,
+            fused=False if self.objective.of_gaussians else None,
             backend=self.backend,
         )
+        self.corrections.step([row], before)
         self.images += 1
         self._after(done, cameras, rates.means)
         return done
@@ -154,9 +173,7 @@ class Trainer:
         if strategy.needs_gradients and self.progress <= self.config.default.stop:
             gradients = splats.means2d.grad
             assert gradients is not None
-            strategy.observe(
-                self.state.statistics, View(gradients[0], splats.radii[0], cameras.width, cameras.height)
-            )
+            strategy.observe(self.state.statistics, View(gradients[0], splats.radii[0], cameras.width, cameras.height))
         if isinstance(strategy, McmcStrategy):
             strategy.add_noise(self.gaussians, self.state.ids, self.images, self.config.seed, rate)
         if self.images % self.config.schedule.refine_every == 0:
@@ -216,34 +233,3 @@ class Trainer:
             camera = self.capture.camera(row)
             self._cameras[key] = (camera.scaled(0.5**halvings) if halvings else camera).to(self.device)
         return self._cameras[key]
-
-    def _target(self, photo: Photo) -> Target:
-        background = self._background()
-        image = photo.rgb.to(self.device).to(torch.float32) / 255
-        if photo.alpha is not None:
-            alpha = photo.alpha.to(self.device).to(torch.float32)[..., None] / 255
-            image = image * alpha + background * (1 - alpha)
-        return Target(image, background, None if photo.mask is None else photo.mask.to(self.device)[..., None], photo)
-
-    def _background(self) -> Tensor:
-        name = self.config.loss.background
-        if name == "random":
-            draw = uniform(self.config.seed, self.images, Purpose.BACKGROUND, torch.zeros(1, dtype=torch.int64), 3)[0]
-            return draw.to(self.device)
-        white = name == "white" or (name == "auto" and self.capture.has_alpha)
-        return torch.full((3,), float(white), device=self.device)
-
-    def _loss(self, view: Rendered, target: Target) -> Tensor:
-        image = view.color[0]
-        if target.mask is not None:
-            image = torch.where(target.mask, image, target.image)  # there they are equal, and there is no gradient
-        loss = photometric_loss(image, target.image, ssim_weight=self.config.loss.ssim, backend=self.backend)
-        if self.config.strategy == "mcmc":
-            c, g = self.config.mcmc, self.gaussians
-            if c.opacity_weight:
-                loss = loss + c.opacity_weight * g.opacities.mean()
-            if c.scale_weight:
-                loss = loss + c.scale_weight * g.scales.mean()
-        return loss
-
-

@@ -13,7 +13,7 @@ import torch
 from splat.scene.data.capture import Capture, DepthFile, Kind, Normalisation, PhotoFile, View, listed
 from splat.scene.data.distortion import Array, Lens, undistorted
 from splat.scene.data.options import DataOptions
-from splat.scene.data.photos import BrokenPhoto, Header, read_header
+from splat.scene.data.pixels import BrokenPhoto, Header, read_header
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photos, in lower case."""
@@ -98,7 +98,7 @@ def assemble(listing: Listing, options: DataOptions) -> Capture:
     if broken:
         notes.append(f"{len(broken)} of {len(listing.frames)} pictures are left out: {listed(broken.values())}")
     if len(found) < 2:
-        why = f" ({listed(broken.values(), 1)})" if broken else ""
+        why = f" ({listed(notes, 2)})" if notes else ""
         raise ValueError(f"{listing.path}: {len(found)} posed pictures can be read, at least 2 are needed{why}")
     factor = options.downscale or _downscale([header for _, _, header in found], options.max_side)
     masks = _Beside("mask", options.masks, "masks", (".png",))

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import struct
 import threading
-import warnings
-import zlib
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from splat.core.checks import check_int
-from splat.scene.data.capture import Capture, DepthFile, PhotoFile, Progress, View, listed
+from splat.scene.data.capture import Capture, PhotoFile, Progress, View, listed
+from splat.scene.data.depth import read_depth
 from splat.scene.data.distortion import Lens, sampling
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-Array: TypeAlias = npt.NDArray[Any]
-_EXIF_ORIENTATION = 0x0112
-# What Pillow raises for files that are cut off or damaged; its decoders do not share one exception.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-
-
-class BrokenPhoto(ValueError):
-    """A picture, mask or depth map that cannot be read; the message names the file."""
+from splat.scene.data.pixels import BrokenPhoto as BrokenPhoto
+from splat.scene.data.pixels import decode, resize_area, resize_nearest
 
 
 @dataclass(frozen=True)
@@ -58,27 +43,6 @@ class Photo:
         return sum(t.numel() * t.element_size() for t in parts if t is not None)
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a picture file says before it is decoded."""
-
-    width: int
-    """As stored."""
-    height: int
-    turned: bool
-    """EXIF turns it by 90 degrees."""
-    orientation: int
-    """EXIF's 1 .. 8, 1 = as stored."""
-    alpha: bool
-
-
-def read_header(path: Path) -> Header:
-    """Size and kind of a picture; BrokenPhoto when it is missing or no picture."""
-    with _open(path) as image:
-        orientation = _orientation(image)
-        return Header(image.width, image.height, orientation in (5, 6, 7, 8), orientation, _has_alpha(image))
-
-
 def load_photo(photo: PhotoFile) -> Photo:
     """Decodes a picture with its mask and depth, at full size.
 
@@ -86,13 +50,13 @@ def load_photo(photo: PhotoFile) -> Photo:
         BrokenPhoto: a file is missing, damaged or of another shape.
     """
     lens = photo.lens
-    pixels = _shrunk(_decode(photo.path, photo.upright), lens)
+    pixels = resize_area(decode(photo.path, photo.upright), lens.width, lens.height)
     mask = None
     if photo.mask is not None:
-        grey = _decode(photo.mask, photo.upright)
+        grey = decode(photo.mask, photo.upright)
         mask = (grey[..., 3] if grey.shape[2] == 4 and bool((grey[..., 3] < 255).any()) else grey[..., 0]) > 127
-        mask = _shrunk(mask.astype(np.uint8)[..., None] * 255, lens)[..., 0]
-    depth = None if photo.depth is None else _nearest(_read_depth(photo.depth), lens.width, lens.height)
+        mask = resize_area(mask.astype(np.uint8)[..., None] * 255, lens.width, lens.height)[..., 0]
+    depth = None if photo.depth is None else resize_nearest(read_depth(photo.depth), lens.width, lens.height)
     values = torch.from_numpy(pixels)
     counts = None if mask is None else torch.from_numpy(mask)
     known = None if depth is None else torch.from_numpy(depth)
@@ -121,7 +85,7 @@ def halved(photo: Photo, halvings: int) -> Photo:
     mask = None
     if photo.mask is not None:
         mask = torch.from_numpy(resize_area(photo.mask.numpy().astype(np.uint8)[..., None] * 255, *size)[..., 0]) > 254
-    depth = None if photo.depth is None else torch.from_numpy(_nearest(photo.depth.numpy(), *size))
+    depth = None if photo.depth is None else torch.from_numpy(resize_nearest(photo.depth.numpy(), *size))
     alpha = small[..., 3].contiguous() if photo.alpha is not None else None
     return Photo(small[..., :3].contiguous(), alpha, mask, depth)
 
@@ -172,6 +136,16 @@ class PhotoCache:
         self._ahead.clear()
         self._bytes = 0
 
+    @property
+    def bytes_used(self) -> int:
+        """Memory of the pictures that are kept."""
+        return self._bytes
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Waits until nothing is being loaded and nothing more will be by itself; whether that came about."""
+        with self._change:
+            return self._change.wait_for(lambda: not self._loading and not self._can_load(), seconds)
+
     def get(self, row: int, halvings: int = 0) -> Photo:
         """The picture of a view, area-averaged by 2^halvings; BrokenPhoto where it cannot be read."""
         check_int("halvings", halvings, 0, 30)
@@ -184,7 +158,7 @@ class PhotoCache:
             photo = self._photos.get(key)
             if photo is not None:
                 self._photos.move_to_end(key)
-                self._change.notify_all()  # there is room for one more ahead
+                self._change.notify_all()  # there may be room for one more ahead
                 return photo
             self._loading.add(key)
         return self._load(key, ahead=False)
@@ -226,22 +200,20 @@ class PhotoCache:
         if not ahead and self._bytes > self._max_bytes:  # what was loaded ahead fills the room
             self._bytes -= self._photos.pop(key).nbytes
 
-    def _next(self) -> tuple[int, int] | None:
-        """What to load ahead now, if anything: pictures loaded ahead may fill half of the room."""
+    def _can_load(self) -> bool:
+        """Whether there is something to load ahead: pictures loaded ahead may fill half of the room."""
         while self._wanted and (self._wanted[0] in self._photos or self._wanted[0] in self._loading):
             self._wanted.popleft()
-        room = sum(self._photos[key].nbytes for key in self._ahead if key in self._photos) <= self._max_bytes // 2
-        return self._wanted.popleft() if self._wanted and room else None
+        ahead = sum(self._photos[key].nbytes for key in self._ahead if key in self._photos)
+        return bool(self._threads and self._wanted and not self._closed and ahead <= self._max_bytes // 2)
 
     def _work(self) -> None:
         while True:
             with self._change:
-                key = self._next()
-                while key is None and not self._closed:
-                    self._change.wait()
-                    key = self._next()
-                if self._closed or key is None:
+                self._change.wait_for(lambda: self._closed or self._can_load())
+                if self._closed:
                     return
+                key = self._wanted.popleft()
                 self._loading.add(key)
             # `get` reads it again and raises in its own thread, whatever it is; a thread that died would say nothing.
             with suppress(Exception):
@@ -267,112 +239,6 @@ def check_photos(capture: Capture, cache: PhotoCache, progress: Progress | None 
         return capture
     what = "1 picture is" if len(broken) == 1 else f"{len(broken)} pictures are"
     return capture.without(broken, f"{what} left out: {listed(broken.values())}")
-
-
-# Decoding
-
-
-def _open(path: Path) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's limit on the size is for pictures from strangers
-            return Image.open(path)
-    except FileNotFoundError:
-        raise BrokenPhoto(f"{path}: no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise BrokenPhoto(f"{path} is not a picture in a known format, or is damaged") from None
-    except _DAMAGED as error:
-        raise BrokenPhoto(f"{path} cannot be read: {_one_line(error)}") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    value: Any = 1
-    with suppress(*_DAMAGED):  # a damaged EXIF block is no reason to refuse the pixels
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return value if value in range(1, 9) else 1
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA")
-
-
-def _decode(path: Path, upright: bool) -> Array:
-    """uint8 [H, W, 3 or 4]."""
-    from PIL import ImageOps
-
-    try:
-        with _open(path) as image, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turned = ImageOps.exif_transpose(image) if upright and _orientation(image) != 1 else image
-            if turned.mode.startswith("I") or turned.mode == "F":
-                grey = np.asarray(turned).astype(np.float32)
-                values = np.clip(grey / (257 if turned.mode != "F" else 1 / 255) + 0.5, 0, 255).astype(np.uint8)
-                return np.repeat(values[..., None], 3, 2)
-            return np.array(turned.convert("RGBA" if _has_alpha(image) else "RGB"))
-    except BrokenPhoto:
-        raise
-    except _DAMAGED as error:
-        raise BrokenPhoto(f"{path} is damaged or cut off: {_one_line(error)}") from error
-
-
-def _read_depth(file: DepthFile) -> Array:
-    """float32 [h, w], normalised units."""
-    raise BrokenPhoto(f"{file.path}: not yet")
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-# Changing the size
-
-
-def _shrunk(pixels: Array, lens: Lens) -> Array:
-    return resize_area(pixels, lens.width, lens.height)
-
-
-def resize_area(pixels: Array, width: int, height: int) -> Array:
-    """uint8 [H, W, C] averaged over the areas of the new pixels; with 4 channels the colours are weighted by alpha."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    if pixels.shape[2] != 4:
-        return _rounded(_averaged(pixels, width, height))
-    alpha = pixels[..., 3:].astype(np.float32)
-    weighted = _averaged(np.concatenate([pixels[..., :3] * alpha, alpha], 2), width, height)
-    colours = weighted[..., :3] / np.maximum(weighted[..., 3:], 1e-6)
-    return _rounded(np.concatenate([colours, weighted[..., 3:]], 2))
-
-
-def _rounded(values: Array) -> Array:
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
-
-
-def _averaged(values: Array, width: int, height: int) -> Array:
-    """[H, W, C] to float32 [height, width, C]: a new pixel is the mean over its area, to fractions of a pixel."""
-    for axis, size in ((0, height), (1, width)):
-        old = values.shape[axis]
-        edges = np.linspace(0, old, size + 1)
-        first = np.minimum(np.floor(edges[:-1]).astype(np.int64), old - 1)
-        taps = int(np.max(np.ceil(edges[1:]).astype(np.int64) - first))
-        total: Any = 0
-        for tap in range(taps):
-            row = np.minimum(first + tap, old - 1)
-            part = np.minimum(edges[1:], first + tap + 1) - np.maximum(edges[:-1], first + tap)
-            weight = (np.maximum(part, 0) / (old / size)).astype(np.float32)
-            total = total + np.take(values, row, axis) * weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        values = total
-    return values
-
-
-def _nearest(values: Array, width: int, height: int) -> Array:
-    """[h, w] to [height, width]: an average across an edge in depth would be a point in mid-air."""
-    rows = (np.arange(height) + 0.5) * values.shape[0] / height
-    columns = (np.arange(width) + 0.5) * values.shape[1] / width
-    return np.ascontiguousarray(values[rows.astype(np.int64)[:, None], columns.astype(np.int64)])
 
 
 def _undistort(
@@ -401,8 +267,3 @@ def _undistort(
         counts = seen.to(torch.uint8) * 255
     known = None if depth is None else torch.where(seen, sample(depth[..., None], "nearest")[..., 0], 0)
     return flat, counts, known
-
-
-def threads_available() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

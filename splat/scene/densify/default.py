@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,33 +11,9 @@ from torch import Tensor
 from splat.core.random import Purpose, normal
 from splat.core.reference.project import rotation
 from splat.gaussians import Gaussians
+from splat.scene.config import DefaultConfig
 from splat.scene.densify.base import Edit, Moment, View, logit, sigmoid
 from splat.scene.densify.surgery import then
-
-
-@dataclass(frozen=True)
-class DefaultConfig:
-    """Clone, split and prune by the gradient on the screen, as 3DGS does. Times are shares of the run, so that they
-    stretch with it; 500, 15,000 and 3,000 of 30,000 images are those of 3DGS."""
-
-    grow_grad2d: float = 2e-4
-    """Gaussians whose mean screen gradient (of a loss that is a mean, in half pictures) is above this grow."""
-    grow_scale3d: float = 0.01
-    """Those larger than this share of the scene are split, smaller ones are cloned."""
-    prune_opacity: float = 0.005
-    """Those with less opacity are removed."""
-    prune_scale3d: float = 0.1
-    """After the first opacity reset, those larger than this share of the scene are removed."""
-    start: float = 1 / 60
-    """Growing begins."""
-    stop: float = 0.5
-    """Growing and pruning end."""
-    reset_every: float = 0.1
-    """Opacities are set back to 2 x prune_opacity at these shares of the run, while growing. 0: never."""
-    absgrad: bool = False
-    """Sum the magnitudes of the pixels' gradients (AbsGS, Ye et al. 2024); wants grow_grad2d of about 8e-4."""
-    revised_opacity: bool = False
-    """Halves of a split get 1 - sqrt(1 - opacity) (Bulo et al. 2024), so that together they cover as much as before."""
 
 
 class DefaultStrategy:
@@ -84,7 +60,7 @@ class DefaultStrategy:
     def reset_due(self, before: float, now: float) -> bool:
         """Whether an opacity reset lies between two points of the run."""
         every = self.config.reset_every
-        if not 0 < every or now > self.config.stop:
+        if not every > 0 or now > self.config.stop:
             return False
         return math.floor(now / every + 1e-9) > math.floor(before / every + 1e-9)
 
@@ -126,9 +102,7 @@ def grown(
         log_scales[halves] -= math.log(1.6)
         if revised_opacity:
             logits[halves] = logit(1 - (1 - sigmoid(gaussians.opacity_logits[of])).sqrt())
-    return Edit(
-        rows, children, children > 0, {"means": means, "log_scales": log_scales, "opacity_logits": logits}
-    )
+    return Edit(rows, children, children > 0, {"means": means, "log_scales": log_scales, "opacity_logits": logits})
 
 
 def opacity_reset(edit: Edit, logits: Tensor) -> Edit:

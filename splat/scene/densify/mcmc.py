@@ -4,7 +4,6 @@ opaque ones are, new ones join them, and all move by noise where they are faint.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,33 +11,11 @@ from torch import Tensor
 from splat.core.random import Purpose, normal, weighted_samples
 from splat.core.reference.project import rotation
 from splat.gaussians import Gaussians
+from splat.scene.config import McmcConfig
 from splat.scene.densify.base import Edit, Moment, View, keep_all, logit, sigmoid
 
 MOST_COPIES = 51
 """Copies of one Gaussian that equation 9 is evaluated for, as in the authors' code: more would cancel in float32."""
-
-
-@dataclass(frozen=True)
-class McmcConfig:
-    """Relocation and noise (3DGS-MCMC). Times are shares of the run; 500 and 25,000 of 30,000 images are the authors'."""
-
-    start: float = 1 / 60
-    """Relocating and growing begin."""
-    stop: float = 5 / 6
-    """Relocating and growing end."""
-    grow_until: float = 0.5
-    """The count rises geometrically until this share of the run, when it reaches the budget (or by 5 % each time, if
-    that is faster)."""
-    noise: float = 5e5
-    """Noise on the means, times their learning rate. 0: none."""
-    noise_every: int = 5
-    """Images from noise to noise; its variance is that of noise at every image."""
-    min_opacity: float = 0.005
-    """Gaussians with less are dead and move."""
-    opacity_weight: float = 0.01
-    """Weight of the mean opacity in the loss."""
-    scale_weight: float = 0.01
-    """Weight of the mean scale in the loss."""
 
 
 class McmcStrategy:
@@ -79,7 +56,7 @@ class McmcStrategy:
         if left <= 0:
             return min(self.budget, faster)
         share = moment.share / max(moment.share, left + moment.share)  # this refinement's part of the way
-        return min(self.budget, max(faster, round(count * (self.budget / count) ** share)))
+        return min(self.budget, max(faster, round(count * math.exp(share * math.log(self.budget / count)))))
 
     @torch.no_grad()
     def add_noise(self, gaussians: Gaussians, ids: Tensor, iteration: int, seed: int, learning_rate: float) -> None:
@@ -153,7 +130,9 @@ def moved_and_added(gaussians: Gaussians, dead: Tensor, new: int, moment: Moment
     changed = copies[rows] > 1
     o = o.clamp(min_opacity, 1 - torch.finfo(o.dtype).eps)
     logits = torch.where(changed, logit(o)[rows], gaussians.opacity_logits[rows])
-    log_scales = gaussians.log_scales[rows] + torch.where(changed, factor.log()[rows], torch.zeros_like(logits))[:, None]
+    log_scales = (
+        gaussians.log_scales[rows] + torch.where(changed, factor.log()[rows], torch.zeros_like(logits))[:, None]
+    )
     return Edit(rows, children, changed, {"opacity_logits": logits, "log_scales": log_scales})
 
 
@@ -165,4 +144,3 @@ def _nth(values: Tensor) -> Tensor:
     numbers = torch.empty_like(values)
     numbers[order] = torch.arange(len(values), device=values.device) - starts + 1
     return numbers
-
