@@ -15,9 +15,10 @@ from torch import Tensor
 
 from splat.compat.gsplat.strategy.base import Optimizers, Params
 from splat.gaussians import Gaussians
+from splat.scene.config import McmcConfig
 from splat.scene.densify.base import Edit, Moment, keep_all, logit
 from splat.scene.densify.default import grown, opacity_reset
-from splat.scene.densify.mcmc import McmcConfig, McmcStrategy, moved_and_added
+from splat.scene.densify.mcmc import McmcStrategy, moved_and_added
 from splat.scene.densify.surgery import edited, edited_moments, then, zero_rows
 
 _OURS = {"scales": "log_scales", "opacities": "opacity_logits"}
