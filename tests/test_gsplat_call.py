@@ -230,6 +230,20 @@ def test_packing_changes_no_bit_of_the_picture_nor_of_the_gradients() -> None:
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
 
+def test_sparse_gradients_are_the_dense_ones_of_what_is_seen() -> None:
+    results = []
+    for sparse_grad in (False, True):
+        a = arguments()
+        a["means"][:5] = 50.0  # out of sight
+        leaves = [a[name].requires_grad_(True) for name in ("means", "quats", "scales", "opacities")]
+        rasterization(**a, sparse_grad=sparse_grad)[0].square().sum().backward()
+        results.append([leaf.grad for leaf in leaves])
+    for dense, sparse in zip(*results, strict=True):
+        assert torch.equal(dense, sparse.to_dense())
+    assert [g.is_sparse for g in results[1]] == [True, True, True, False]
+    assert results[1][0].coalesce().indices().min() == 5
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("absgrad", [False, True])
 def test_gsplats_default_strategy_grows_and_prunes(packed: bool, absgrad: bool) -> None:
@@ -359,14 +373,15 @@ def test_broken_gaussians_are_left_out_with_gradients_of_zero(name: str, value: 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"tile_size": 8}, ValueError, "tile_size must be 16, got 8"),
-        ({"with_ut": True}, ValueError, "with_ut is not supported yet; leave it at its default"),
-        ({"sparse_grad": True}, ValueError, "sparse_grad is not supported yet"),
-        ({"distributed": True}, ValueError, "distributed is not supported yet"),
-        ({"radial_coeffs": torch.zeros(2, 6)}, ValueError, "radial_coeffs is not supported yet"),
-        ({"viewmats_rs": torch.zeros(2, 4, 4)}, ValueError, "viewmats_rs is not supported yet"),
-        ({"rolling_shutter": 1}, ValueError, "rolling_shutter is not supported yet"),
-        ({"camera_model": "ftheta"}, ValueError, "camera_model must be one of pinhole, ortho, fisheye, got 'ftheta'"),
+        ({"tile_size": 0}, ValueError, "tile_size must be at least 1, got 0"),
+        ({"with_ut": True}, NotImplementedError, "with_ut: the unscented transform .* are not supported; undistort"),
+        ({"sparse_grad": True, "packed": False}, ValueError, "sparse_grad needs packed and no batch, got packed=False"),
+        ({"distributed": True}, NotImplementedError, "distributed: Gaussians over several processes"),
+        ({"radial_coeffs": torch.zeros(2, 6)}, NotImplementedError, "radial_coeffs: cameras with lens distortion"),
+        ({"viewmats_rs": torch.zeros(2, 4, 4)}, NotImplementedError, "viewmats_rs: cameras that read their picture"),
+        ({"rolling_shutter": 1}, NotImplementedError, "rolling_shutter: cameras that read their picture"),
+        ({"camera_model": "ftheta"}, NotImplementedError, "camera_model 'ftheta': cameras with lens distortion"),
+        ({"camera_model": "f"}, ValueError, "camera_model must be one of pinhole, ortho, fisheye, got 'f'"),
         ({"render_mode": "X"}, ValueError, r"render_mode must be one of RGB, D, ED, RGB\+D, RGB\+ED, got 'X'"),
         ({"rasterize_mode": "mip"}, ValueError, "rasterize_mode must be one of classic, antialiased, got 'mip'"),
         ({"quats": torch.zeros(30, 3)}, ValueError, r"quats must have shape \[N, 4\] = \[30, 4\], got \[30, 3\]"),

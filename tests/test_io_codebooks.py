@@ -83,7 +83,17 @@ def test_the_tree_is_not_far_from_plain_k_means() -> None:
 
 def test_equal_vectors_make_one_entry() -> None:
     entries, labels = palette(np.ones((500, 9), np.float32), 300)
-    assert np.array_equal(entries[labels], np.ones((500, 9))) and len(np.unique(entries, axis=0)) == 1
+    assert np.array_equal(entries[labels], np.ones((500, 9))) and len(entries) == 1
+
+
+@pytest.mark.parametrize("size", [50, 60, 5000])
+def test_few_different_vectors_are_their_own_palette(size: int) -> None:
+    places, _ = _clusters(1, 50)
+    places[0, 3], places[1] = -0.0, places[0]
+    places[1, 3] = 0.0  # the same vector
+    vectors = places[np.random.default_rng(6).integers(0, 50, 4000)]
+    entries, labels = palette(vectors, size)
+    assert len(entries) == 49 and np.array_equal(entries[labels], vectors)
 
 
 def test_the_same_vectors_give_the_same_palette() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from splat.compat.intersections import list_keys
 from splat.core.binning import TILE, TileLists
 from splat.core.project import Splats2D
 
@@ -83,6 +85,15 @@ class Layout:
         layout. None when dense."""
         return None if self.rows is None else self.rows // max(1, step) % max(1, size)
 
+    def strides(self) -> dict[str, tuple[int, int]]:
+        """What `ids` takes for gsplat's names of them."""
+        scenes = math.prod(self.batch)
+        return {
+            "batch_ids": (self.cameras * self.count, scenes),
+            "camera_ids": (self.count, self.cameras),
+            "gaussian_ids": (1, self.count),
+        }
+
 
 def make_meta(layout: Layout, splats: Splats2D, held: Tensor, tiles: TileLists) -> Meta:
     """gsplat's names and what they hold.
@@ -102,12 +113,10 @@ def make_meta(layout: Layout, splats: Splats2D, held: Tensor, tiles: TileLists) 
         return position[tiles.entries.long()]
 
     def isect_ids() -> Tensor:
-        """image | tile | depth bits (32); the tile takes as many bits as the number of tiles."""
         lists = torch.arange(scenes * cameras * rows * columns, device=tiles.entries.device)
-        image, tile = lists // (rows * columns), lists % (rows * columns)
-        high = ((image << (rows * columns).bit_length()) | tile) << 32
-        depths = splats.depths.detach().float().flatten()[tiles.entries.long()]
-        return high.repeat_interleave(tiles.offsets.diff()) | (depths.view(torch.int32).long() & 0xFFFFFFFF)
+        lists = lists.repeat_interleave(tiles.offsets.diff())
+        depths = splats.depths.flatten()[tiles.entries.long()]
+        return list_keys(lists // (rows * columns), lists % (rows * columns), depths, rows * columns)
 
     values: dict[str, Any] = {
         "means2d": held,
@@ -120,9 +129,7 @@ def make_meta(layout: Layout, splats: Splats2D, held: Tensor, tiles: TileLists) 
         "n_cameras": cameras,
     }
     later: dict[str, Callable[[], Tensor | None]] = {
-        "batch_ids": lambda: layout.ids(cameras * count, scenes),
-        "camera_ids": lambda: layout.ids(count, cameras),
-        "gaussian_ids": lambda: layout.ids(1, count),
+        **{name: partial(layout.ids, *stride) for name, stride in layout.strides().items()},
         "radii": lambda: layout.outward(splats.radii),
         "depths": lambda: layout.outward(splats.depths),
         "conics": lambda: layout.outward(splats.conics),

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splat.compat.meta import Layout, make_meta
+from splat.compat.sparse import SparseRows
+from splat.compat.unsupported import LENSES, RANKS, SHUTTER, UNSCENTED, check_camera_model
 from splat.core.binning import TILE, bin_splats
 from splat.core.checks import Arguments, check_int, check_size
 from splat.core.finite import all_finite, finite_rows, keep_rows
-from splat.core.project import CAMERA_MODELS, CameraModel, ProjectOptions, Splats2D, project
+from splat.core.project import CameraModel, ProjectOptions, Splats2D, project
 from splat.core.rasterize import RasterizeOptions, rasterize
 from splat.core.sh import MAX_DEGREE, sh_colors
 
@@ -67,9 +69,11 @@ def rasterization(
             tell DefaultStrategy.step_post_backward the same value.
         backgrounds: [..., C, D]; depth has background 0.
         covars: [..., N, 3, 3], instead of quats and scales, which are then ignored.
-        channel_chunk, segmented: change nothing here.
-        sparse_grad, distributed, with_ut, with_eval3d, the lens coefficients, rolling_shutter (but None and GLOBAL) and
-            viewmats_rs are not supported: any value but the default is an error.
+        tile_size, channel_chunk, segmented: change nothing here; meta["tile_size"] is 16.
+        sparse_grad: gradients of means, quats, scales and covars are sparse, of the Gaussians that are visible. Needs
+            packed and no batch.
+        distributed, with_ut, with_eval3d, the lens coefficients, rolling_shutter (but None and GLOBAL) and
+            viewmats_rs: NotImplementedError for any value but the default.
 
     Returns:
         (render_colors [..., C, H, W, X], render_alphas [..., C, H, W, 1], meta). meta["means2d"] is part of the graph:
@@ -79,25 +83,23 @@ def rasterization(
     Gaussians with a value that is not finite are left out, and get gradients of zero.
     """
     unsupported = {
-        "sparse_grad": sparse_grad,
-        "distributed": distributed,
-        "with_ut": with_ut,
-        "with_eval3d": with_eval3d,
-        "radial_coeffs": radial_coeffs is not None,
-        "tangential_coeffs": tangential_coeffs is not None,
-        "thin_prism_coeffs": thin_prism_coeffs is not None,
-        "ftheta_coeffs": ftheta_coeffs is not None,
-        "rolling_shutter": getattr(rolling_shutter, "name", rolling_shutter) not in (None, "GLOBAL"),
-        "viewmats_rs": viewmats_rs is not None,
+        "distributed": (distributed, RANKS),
+        "with_ut": (with_ut, UNSCENTED),
+        "with_eval3d": (with_eval3d, UNSCENTED),
+        "radial_coeffs": (radial_coeffs is not None, LENSES),
+        "tangential_coeffs": (tangential_coeffs is not None, LENSES),
+        "thin_prism_coeffs": (thin_prism_coeffs is not None, LENSES),
+        "ftheta_coeffs": (ftheta_coeffs is not None, LENSES),
+        "rolling_shutter": (getattr(rolling_shutter, "name", rolling_shutter) not in (None, "GLOBAL"), SHUTTER),
+        "viewmats_rs": (viewmats_rs is not None, SHUTTER),
     }
-    for name, asked in unsupported.items():
+    for name, (asked, why) in unsupported.items():
         if asked:
-            raise ValueError(f"{name} is not supported yet; leave it at its default")
+            raise NotImplementedError(f"{name}: {why}")
     _check_choice("render_mode", render_mode, get_args(RenderMode))
     _check_choice("rasterize_mode", rasterize_mode, ("classic", "antialiased"))
-    _check_choice("camera_model", camera_model, CAMERA_MODELS)
-    if tile_size != TILE:
-        raise ValueError(f"tile_size must be {TILE}, got {tile_size}")
+    check_camera_model(camera_model)
+    check_int("tile_size", tile_size, 1)
     check_size(width, height)
     width, height = int(width), int(height)
     options = ProjectOptions(eps2d, near_plane, far_plane, radius_clip, camera_model, rasterize_mode == "antialiased")
@@ -105,6 +107,11 @@ def rasterization(
     scenes = _Scenes(means, *given, covars, opacities, colors, viewmats, Ks, backgrounds, sh_degree)
     scenes.check("RGB" in render_mode)
     batch, cameras, count = means.shape[:-2], viewmats.shape[-3], means.shape[-2]
+    if sparse_grad and (not packed or batch):
+        raise ValueError(f"sparse_grad needs packed and no batch, got packed={packed}, means {list(means.shape)}")
+    visible: list[Tensor] = []
+    if sparse_grad:
+        scenes = scenes.with_sparse_gradients(visible)
     scenes = scenes.merged(math.prod(batch)).without_broken()
     splats, features, behind = scenes.prepare(width, height, options, render_mode)
     if not math.prod(batch):  # one scene of zeros was prepared instead
@@ -112,6 +119,8 @@ def rasterization(
         features, behind = features[:0], None if behind is None else behind[:0]
     rows = (splats.radii > 0).all(-1).flatten().nonzero()[:, 0] if packed else None
     layout = Layout(tuple(batch), cameras, count, rows)
+    if sparse_grad and rows is not None:
+        visible.append(torch.unique(rows % max(1, count)))
     # The means that the caller holds lie between the projection and the rasterisation.
     held = layout.outward(splats.means2d)
     splats = replace(splats, means2d=layout.inward(held))
@@ -200,6 +209,11 @@ class _Scenes:
     def _tensors(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def with_sparse_gradients(self, rows: list[Tensor]) -> _Scenes:
+        """With gradients of the shapes and places that are sparse, see `SparseRows`."""
+        values = {name: v for name, v in self._tensors().items() if name in ("means", "quats", "scales", "covars")}
+        return replace(self, **{name: SparseRows.apply(v, rows) for name, v in values.items()})  # type: ignore[no-untyped-call]
 
     def merged(self, count: int) -> _Scenes:
         """With one dimension for the batch, of `count` scenes; for an empty batch one scene of zeros, which no stage

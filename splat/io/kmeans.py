@@ -69,11 +69,13 @@ def _lloyd_1d(ordered: npt.NDArray[np.float64], size: int) -> F32:
 def palette(vectors: F32, size: int, iterations: int = 10) -> tuple[F32, npt.NDArray[np.int64]]:
     """`size` vectors (fewer where there are not as many different ones), and which of them each of `vectors` [N, D] is.
 
-    k-means on a tree of two levels: at most 256 clusters of a sample, each split further in proportion to its share, so
-    the work is N x (256 + size / 256) distances an iteration, not N x size.
+    Where there are at most `size` different vectors, they are the palette. Else k-means on a tree of two levels: at
+    most 256 clusters of a sample, each split further in proportion to its share, so the work is N x (256 + size / 256)
+    distances an iteration, not N x size.
     """
     table = torch.from_numpy(np.ascontiguousarray(vectors))
-    size = min(size, len(table))
+    if (found := _distinct(vectors, size)) is not None:
+        return found
     if size <= _FAN:
         book, labels = _kmeans(table, size, iterations)
         return _compact(book, labels)
@@ -88,6 +90,20 @@ def palette(vectors: F32, size: int, iterations: int = 10) -> tuple[F32, npt.NDA
             labels[rows] = inner + start
             start += len(book)
     return _compact(torch.cat(books), labels)
+
+
+def _distinct(vectors: F32, size: int) -> tuple[F32, npt.NDArray[np.int64]] | None:
+    """The different vectors and which of them each is, if there are at most `size`."""
+    bits = (np.ascontiguousarray(vectors, np.float32) + 0).view(np.uint32)  # + 0: -0 is 0
+    keys = np.zeros(len(bits), np.uint64)
+    for column in bits.T:  # a hash: sorting whole rows of millions would take longer than k-means
+        keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        keys ^= keys >> np.uint64(29)
+    _, first, labels = np.unique(keys, return_index=True, return_inverse=True)
+    entries = vectors[first]
+    if len(entries) > size or not np.array_equal(entries[labels], vectors):  # not, should two hashes be equal
+        return None
+    return entries, labels
 
 
 def _shares(counts: list[int], total: int) -> list[int]:

@@ -232,8 +232,8 @@ def write_sog(
     """Writes the Gaussians that can be drawn in Morton order: a zip file, or the files beside `path` if it is a .json.
 
     Args:
-        palette_size: entries for the coefficients beyond the constant one, 1 .. 65536. Without it a power of two: an
-            eighth of the Gaussians or less, as the palette is most of a small scene's bytes.
+        palette_size: entries for the coefficients beyond the constant one, 1 .. 65536. Without it a power of two, an
+            eighth of the Gaussians or less (but 1024), as the palette is most of a small scene's bytes.
         iterations: of k-means for the palette.
         effort: of WebP, 0 (fast) .. 6 (small).
 
@@ -262,7 +262,7 @@ def write_sog(
 
 
 def _default_palette(count: int) -> int:
-    return min(_MAX_PALETTE, max(_PALETTE_ROW, 1 << max(count // 8, 1).bit_length() - 1))
+    return min(_MAX_PALETTE, max(1024, 1 << max(count // 8, 1).bit_length() - 1))
 
 
 def _encode(arrays: Arrays, palette_size: int, iterations: int) -> tuple[dict[str, Any], dict[str, U8]]:

@@ -14,7 +14,7 @@ COMPENSATION_MIN = 0.005
 
 
 def rotation(quats: Tensor) -> Tensor:
-    """[N, 4] wxyz -> [N, 3, 3], normalised inside."""
+    """[..., 4] wxyz -> [..., 3, 3], normalised inside."""
     w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -22,6 +22,12 @@ def rotation(quats: Tensor) -> Tensor:
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def covariances(quats: Tensor, scales: Tensor) -> Tensor:
+    """[..., 4] wxyz and [..., 3] standard deviations -> [..., 3, 3]."""
+    root = rotation(quats) * scales[..., None, :]
+    return root @ root.mT
 
 
 def _pinhole(point: Tensor, K: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -32,17 +38,18 @@ def _pinhole(point: Tensor, K: Tensor, width: int, height: int) -> tuple[Tensor,
         margin = FOV_MARGIN * 0.5 * size / f
         return torch.minimum(torch.maximum(ratio, -c / f - margin), (size - c) / f + margin)
 
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    fx, fy, cx, cy = _intrinsics(K)
     rx, ry = bounded(x / z, fx, cx, width), bounded(y / z, fy, cy, height)
     J = [torch.stack([fx / z, zero, -fx * rx / z], -1), torch.stack([zero, fy / z, -fy * ry / z], -1)]
     return torch.stack([fx * x / z + cx, fy * y / z + cy], -1), torch.stack(J, -2)
 
 
 def _ortho(point: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-    zero, one = torch.zeros_like(point[:, 0]), torch.ones_like(point[:, 0])
-    J = [torch.stack([K[0, 0] * one, zero, zero], -1), torch.stack([zero, K[1, 1] * one, zero], -1)]
-    mean = torch.stack([K[0, 0] * point[:, 0] + K[0, 2], K[1, 1] * point[:, 1] + K[1, 2]], -1)
-    return mean, torch.stack(J, -2)
+    x, y, _ = point.unbind(-1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    fx, fy, cx, cy = _intrinsics(K)
+    J = [torch.stack([fx * one, zero, zero], -1), torch.stack([zero, fy * one, zero], -1)]
+    return torch.stack([fx * x + cx, fy * y + cy], -1), torch.stack(J, -2)
 
 
 def _fisheye(point: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,12 +58,25 @@ def _fisheye(point: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     r, n = r2.sqrt(), r2 + z * z
     a = torch.atan2(r, z) / r
     b = (z / n - a) / r2
-    fx, fy = K[0, 0], K[1, 1]
+    fx, fy, cx, cy = _intrinsics(K)
     J = [
         torch.stack([fx * (a + x * x * b), fx * x * y * b, -fx * x / n], -1),
         torch.stack([fy * x * y * b, fy * (a + y * y * b), -fy * y / n], -1),
     ]
-    return torch.stack([fx * x * a + K[0, 2], fy * y * a + K[1, 2]], -1), torch.stack(J, -2)
+    return torch.stack([fx * x * a + cx, fy * y * a + cy], -1), torch.stack(J, -2)
+
+
+def _intrinsics(K: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """fx, fy, cx, cy, each [..., 1]."""
+    return K[..., 0, 0, None], K[..., 1, 1, None], K[..., 0, 2, None], K[..., 1, 2, None]
+
+
+def image_plane(point: Tensor, K: Tensor, size: tuple[int, int], model: int) -> tuple[Tensor, Tensor]:
+    """Points [..., N, 3] in front of cameras K [..., 3, 3] -> where they are seen [..., N, 2], pixels, and how that
+    moves with them [..., N, 2, 3]. size: width, height; model: index into CAMERA_MODELS."""
+    if model == 0:
+        return _pinhole(point, K, *size)
+    return _ortho(point, K) if model == 1 else _fisheye(point, K)
 
 
 def _project_camera(
@@ -69,16 +89,12 @@ def _project_camera(
     how: tuple[float, ...],
 ) -> tuple[Tensor, ...]:
     eps2d, near, far, radius_clip, model, antialiased = how
-    width, height = size
     point = means @ view[:3, :3].T + view[:3, 3]
     depths = point[:, 2]
     ahead = (depths >= near) & (depths <= far) & torch.isfinite(point).all(-1)
     # A splat that is culled must not spread NaN through the gradients of the others.
     point = torch.where(ahead[:, None], point, point.new_tensor([0.1, 0.2, 1.0]))
-    if model == 0:
-        mean2d, J = _pinhole(point, K, width, height)
-    else:
-        mean2d, J = _ortho(point, K) if model == 1 else _fisheye(point, K)
+    mean2d, J = image_plane(point, K, size, int(model))
     cov = J @ view[:3, :3] @ covars @ view[:3, :3].T @ J.mT
     a, b, c = cov[:, 0, 0], cov[:, 0, 1], cov[:, 1, 1]
     det = (a + eps2d) * (c + eps2d) - b * b
@@ -95,7 +111,7 @@ def _project_camera(
         variances = torch.where(visible[:, None], torch.stack([a, c], -1) + eps2d, 1.0).clamp_min(0)
         radii = (extent[:, None] * variances.sqrt()).clamp_max(1e9).ceil()
         visible &= (radii > radius_clip).any(-1)
-        visible &= ((mean2d + radii > 0) & (mean2d - radii < mean2d.new_tensor([width, height]))).all(-1)
+        visible &= ((mean2d + radii > 0) & (mean2d - radii < mean2d.new_tensor(size))).all(-1)
 
     def keep(value: Tensor) -> Tensor:
         mask = visible.view(-1, *[1] * (value.dim() - 1))
@@ -124,8 +140,7 @@ def project(
         lengths = quats.square().sum(-1)  # 0 and infinity also where the squares leave the dtype's range
         good &= torch.isfinite(scales).all(-1) & torch.isfinite(lengths) & (lengths > 0)
         q = torch.where(good[:, None], quats, quats.new_tensor([1.0, 0, 0, 0]))
-        root = rotation(q) * torch.where(good[:, None], scales, 1.0)[:, None, :]
-        covars = root @ root.mT
+        covars = covariances(q, torch.where(good[:, None], scales, 1.0))
     else:
         good &= torch.isfinite(covars).all(-1).all(-1)
         identity = torch.eye(3, dtype=means.dtype, device=means.device)

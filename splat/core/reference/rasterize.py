@@ -13,11 +13,16 @@ TRANSMITTANCE_MIN = 1e-4
 TOPK_EPSILON = 1e-4
 
 
-def splat_weights(pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
-    """[P, M]: opacity * exp(-sigma)."""
-    dx, dy = (pixels[:, None] - means2d[None]).unbind(-1)
+def weights_at(offsets: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
+    """[...]: opacity * exp(-sigma) at the offset [..., 2] of a pixel from a splat's centre (or the other way round)."""
+    dx, dy = offsets.unbind(-1)
     a, b, c = conics.unbind(-1)
     return opacities * torch.exp(-(0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy))
+
+
+def splat_weights(pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
+    """[P, M] of P pixels and M splats."""
+    return weights_at(pixels[:, None] - means2d[None], conics, opacities)
 
 
 def _cut(weights: Tensor, cutoff: float, smooth: bool) -> Tensor:

@@ -1,0 +1,5 @@
+"""gsplat.compression."""
+
+from splat.compat.gsplat.compression.png_compression import PngCompression
+
+__all__ = ["PngCompression"]

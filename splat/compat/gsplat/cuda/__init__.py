@@ -1,0 +1,1 @@
+"""gsplat.cuda: the functions below `rasterization`, on CPU and CUDA."""

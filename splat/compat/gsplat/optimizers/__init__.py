@@ -1,0 +1,5 @@
+"""gsplat.optimizers."""
+
+from splat.compat.gsplat.optimizers.selective_adam import SelectiveAdam
+
+__all__ = ["SelectiveAdam"]
