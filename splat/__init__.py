@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from splat.image.fit import fit_image as fit_image
     from splat.image.fitter import FitProgress as FitProgress
     from splat.image.model import ImageGaussians as ImageGaussians
+    from splat.io import load_gaussians as load_gaussians
+    from splat.io import save_gaussians as save_gaussians
     from splat.loss import photometric_loss as photometric_loss
     from splat.optim import GaussianAdam as GaussianAdam
     from splat.optim import LearningRates as LearningRates
     from splat.rendering import Rendered as Rendered
     from splat.rendering import RenderOptions as RenderOptions
     from splat.rendering import render as render
+    from splat.scene.config import TrainConfig as TrainConfig
+    from splat.scene.data import load_capture as load_capture
+    from splat.scene.train import Trainer as Trainer
 
 __version__ = "0.1.0"
 
@@ -49,6 +54,11 @@ _HOME = {
     "Rendered": "rendering",
     "RenderOptions": "rendering",
     "render": "rendering",
+    "load_gaussians": "io",
+    "save_gaussians": "io",
+    "TrainConfig": "scene.config",
+    "load_capture": "scene.data",
+    "Trainer": "scene.train",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -20,7 +20,6 @@ from splat.scene.stereo import DensePoints, dense_points
 from tests.rendered_captures import write_data_set
 from tests.threads import same_bits_with_any_threads
 
-
 SIGMA = 0.02
 SURFACE = 1 + 1.5 * SIGMA
 """Radius at which a ball of Gaussians on a sphere of 1 is seen: they stand out."""

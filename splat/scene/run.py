@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from splat.core.ops import one_torch_thread
 from splat.files import atomic_write
 from splat.scene.checkpoint import load_checkpoint, save_checkpoint
 from splat.scene.evaluate import EvaluateOptions, Evaluation, evaluate
@@ -78,7 +79,7 @@ class Run:
         t, o = self.trainer, self.options
         self.folder.mkdir(parents=True, exist_ok=True)
         t.start_clock()
-        with deferred_stop() as stop:
+        with deferred_stop() as stop, one_torch_thread():
             while not t.done and not stop.requested:
                 before, was = t.progress, t.seconds
                 with self.profile.step(PROFILED[0] <= before and len(self.profile) < PROFILED[1]):

@@ -24,7 +24,7 @@ def start(capture: Capture, photos: PhotoCache, config: TrainConfig) -> Gaussian
     """Gaussians to begin with, in the capture's normalised world."""
     points, colors = capture.points, capture.colors
     opacity = 0.5 if config.strategy == "mcmc" else 0.1  # as the authors of each have it
-    wanted = round(config.start.dense * config.max_gaussians) if config.max_gaussians else DENSE_POINTS
+    wanted = round(config.start.dense * (config.max_gaussians or DENSE_POINTS))
     dense = dense_points(capture, photos, wanted, config.seed) if config.start.dense > 0 else None
     if not len(points) and dense is None:
         points = _random_points(capture, config.seed)

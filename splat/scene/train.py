@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,14 +69,15 @@ class Trainer:
         Args:
             gaussians: where to begin, in the capture's normalised world (default: its sparse points, or random ones).
         """
-        self.capture, self.photos, self.config, self.backend = capture, photos, config, backend
         self.device = torch.device(device)
+        self.capture, self.photos, self.config, self.backend = capture, photos, config, backend
         first = start(capture, photos, config) if gaussians is None else gaussians
         first = first.select(morton_order(first.means)).to(self.device)
-        budget = config.max_gaussians
+        budget = config.max_gaussians or default_budget(capture, config, self.device)
+        config = replace(config, max_gaussians=budget)  # said in checkpoints and reports
         self.strategy: DefaultStrategy | McmcStrategy
         if config.strategy == "mcmc":
-            self.strategy = McmcStrategy(config.mcmc, budget or 1_000_000)
+            self.strategy = McmcStrategy(config.mcmc, budget)
         else:
             self.strategy = DefaultStrategy(config.default, budget)
         optimizer = GaussianAdam(first, LearningRates(**config.rates.at(0, capture.extent)))
@@ -233,3 +234,13 @@ class Trainer:
             camera = self.capture.camera(row)
             self._cameras[key] = (camera.scaled(0.5**halvings) if halvings else camera).to(self.device)
         return self._cameras[key]
+
+
+def default_budget(capture: Capture, config: TrainConfig, device: torch.device) -> int:
+    """Most Gaussians of a run: as many as the photographs can tell apart, and the length of the run can place."""
+    pixels = sum(capture.views[row].width * capture.views[row].height for row in capture.train)
+    if config.time is None:
+        placed = 10 * config.steps
+    else:
+        placed = round((10_000 if device.type == "cuda" else 80) * config.time)
+    return max(10_000, min(pixels // 100, placed, 1_000_000))
