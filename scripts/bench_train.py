@@ -86,10 +86,9 @@ def bench_step(args: argparse.Namespace) -> None:
                 for _ in range(50):
                     with profile.step():
                         trainer.step()
-            print(
-                f"step {width} x {height}, {count:,} Gaussians, {strategy}: median {1e3 * statistics.median(cpu):.1f} ms "
-                f"CPU, {1e3 * statistics.median(wall):.1f} ms wall"
-            )
+            medians = [1e3 * statistics.median(times) for times in (cpu, wall)]
+            print(f"step {width} x {height}, {count:,} Gaussians, {strategy}:")
+            print("    median {:.1f} ms CPU, {:.1f} ms wall".format(*medians))
             whole = sum(profile.seconds().values())
             for stage, seconds in profile.seconds().items():
                 print(f"    {stage:<26} {1e3 * seconds:6.2f} ms wall  {100 * seconds / whole:5.1f} %")
@@ -121,10 +120,8 @@ def _filled(capture: Capture, photos: PhotoCache, config: TrainConfig, count: in
     first = start(capture, photos, replace(config, start=StartConfig(dense=0.8)))
     rows = torch.arange(count) % len(first)
     made = first.select(rows)
-    shift = (
-        normal(0, 0, Purpose.NOISE, torch.arange(count), 3) * made.scales * (torch.arange(count) >= len(first))[:, None]
-    )
-    return replace(made, means=made.means + shift)
+    again = (torch.arange(count) >= len(first))[:, None]
+    return replace(made, means=made.means + again * made.scales * normal(0, 0, Purpose.NOISE, torch.arange(count), 3))
 
 
 def bench_memory(args: argparse.Namespace) -> None:
@@ -166,10 +163,9 @@ def bench_scene(args: argparse.Namespace) -> None:
 
 
 def _tell(status: RunStatus) -> None:
-    if status.trainer.images % 500 == 0:
-        print(
-            f"    {status.trainer.images:,} images, {status.trainer.seconds:.0f} s, loss {status.loss:.4f}", flush=True
-        )
+    t = status.trainer
+    if t.images % 500 == 0:
+        print(f"    {t.images:,} images, {t.seconds:.0f} s, loss {status.loss:.4f}", flush=True)
 
 
 def bench_schedule(args: argparse.Namespace) -> None:
@@ -202,11 +198,8 @@ def bench_schedule(args: argparse.Namespace) -> None:
                     background=background,
                     options=EvaluateOptions(flip=False, lpips=False),
                 )
-                print(
-                    f"{strategy:<8} {name:<18} {score.psnr:.2f} dB  SSIM {score.ssim:.4f}  {len(gaussians):,} Gaussians  "
-                    f"{args.steps:,} images  {cpu:.0f} s CPU",
-                    flush=True,
-                )
+                what = f"{score.psnr:.2f} dB  SSIM {score.ssim:.4f}  {len(gaussians):,} Gaussians"
+                print(f"{strategy:<8} {name:<18} {what}  {args.steps:,} images  {cpu:.0f} s CPU", flush=True)
 
 
 SECTIONS = {"step": bench_step, "memory": bench_memory, "scene": bench_scene, "schedule": bench_schedule}

@@ -35,11 +35,37 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
+class Penalties:
+    """Parts of the loss that depend on the Gaussians alone, as 3DGS-MCMC has them; part of the fused step."""
+
+    opacity: float = 0.0
+    """Weight of the mean opacity."""
+    scale: float = 0.0
+    """Weight of the mean scale, over all axes."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a finite weight, not negative, got {value}")
+
+    def of(self, gaussians: Gaussians) -> Tensor:
+        """[]"""
+        total = gaussians.means.new_zeros(())
+        if self.opacity:
+            total = total + self.opacity * gaussians.opacities.mean()
+        return total + self.scale * gaussians.scales.mean() if self.scale else total
+
+    def pulls(self, count: int) -> tuple[float, float]:
+        """The gradients of one opacity and of one scale among those of `count` Gaussians."""
+        return self.opacity / max(1, count), self.scale / max(1, 3 * count)
+
+
+@dataclass(frozen=True)
 class Step:
     """What a training step went through."""
 
     loss: Tensor
-    """[]"""
+    """[], without the penalties."""
     rendered: Rendered
     """Before the step. `rendered.info.splats.means2d.grad` [C, N, 2] is what densification looks at."""
 
@@ -78,15 +104,17 @@ class GaussianAdam:
         *,
         rule: AdamRule = AdamRule(),
         visible_only: bool = False,
+        penalties: Penalties = Penalties(),
     ) -> None:
         """
         Args:
             gaussians: the start; copied.
             visible_only: Gaussians that no camera of the step sees stay as they are, moments and step counts too
                 (Taming 3DGS's sparse Adam). Default: they move on by their moments.
+            penalties: what each step's loss holds besides what it is given.
         """
         self.gaussians = gaussians.map(lambda t: t.detach().clone(memory_format=torch.contiguous_format))
-        self.rule, self.visible_only = rule, visible_only
+        self.rule, self.visible_only, self.penalties = rule, visible_only, penalties
         self.exp_avg = {name: torch.zeros_like(t) for name, t in self.gaussians.parameters().items()}
         self.exp_avg_sq = {name: torch.zeros_like(t) for name, t in self.gaussians.parameters().items()}
         device = self.gaussians.means.device
@@ -171,6 +199,7 @@ class GaussianAdam:
             colors,
             *grads,
             *astuple(self.rule),
+            *self.penalties.pulls(len(self.gaussians)),
             self.visible_only,
             this.overflowed(view),
         )
@@ -193,7 +222,7 @@ class GaussianAdam:
             if view.info.splats.means2d.requires_grad:
                 view.info.splats.means2d.retain_grad()
             loss = this.loss_of(view)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss + self.penalties.of(self.gaussians)).backward()  # type: ignore[no-untyped-call]
         for param in params.values():
             param.requires_grad_(False)
         overflowed = this.overflowed(view)

@@ -14,7 +14,7 @@ import splat
 from splat.core.adam import AdamRule
 from splat.core.project import Splats2D
 from splat.core.sh import sh_colors
-from splat.optim import GaussianAdam, LearningRates, Step
+from splat.optim import GaussianAdam, LearningRates, Penalties
 from splat.rendering import Rendered, draw
 from tests.emu.emulator import Emulator, build
 
@@ -47,11 +47,17 @@ def assert_close(got: dict[str, Tensor], wanted: dict[str, Tensor], before: dict
         assert (got[name] - value).double().norm() <= 2e-4 * moved, name
 
 
+PULLS = Penalties(opacity=0.3, scale=0.2)
+
+
+@pytest.mark.parametrize("penalties", [Penalties(), PULLS], ids=["plain", "penalties"])
 @pytest.mark.parametrize("visible_only", [False, True])
 @pytest.mark.parametrize("degree", [0, 2, 3, 4])
-def test_a_fused_step_is_the_step_by_stages(degree: int, visible_only: bool) -> None:
+def test_a_fused_step_is_the_step_by_stages(degree: int, visible_only: bool, penalties: Penalties) -> None:
     gaussians, cameras = scene(degree=degree)
-    both = [GaussianAdam(gaussians, RATES, rule=EXACT, visible_only=visible_only) for _ in range(2)]
+    both = [
+        GaussianAdam(gaussians, RATES, rule=EXACT, visible_only=visible_only, penalties=penalties) for _ in range(2)
+    ]
     background = torch.tensor([0.2, 0.4, 0.1])
     for _ in range(3):
         before = tables(both[0])
@@ -165,6 +171,21 @@ def test_broken_gaussians_stay_where_they_are() -> None:
         assert int(value.isnan().flatten(1).any(1).sum() if value.dim() > 1 else value.isnan().sum()) == 1, name
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_penalties_move_also_what_no_camera_sees(fused: bool) -> None:
+    gaussians, cameras = scene()
+    plain, pulled = (GaussianAdam(gaussians, RATES, rule=EXACT, penalties=p) for p in (Penalties(), PULLS))
+    for adam in (plain, pulled):
+        seen = adam.step(cameras, loss_of, fused=fused).rendered.info.splats.radii[0, :, 0] > 0
+    assert not seen.all()
+    hidden = ~seen
+    assert torch.equal(plain.gaussians.log_scales[hidden], gaussians.log_scales[hidden])
+    assert (pulled.gaussians.log_scales[hidden] < gaussians.log_scales[hidden]).all()
+    assert (pulled.gaussians.opacity_logits[hidden] < gaussians.opacity_logits[hidden]).all()
+    with pytest.raises(ValueError, match="scale must be a finite weight, not negative, got -1"):
+        Penalties(scale=-1)
+
+
 def test_rates_can_change_and_must_be_rates() -> None:
     gaussians, cameras = scene()
     adam = GaussianAdam(gaussians)
@@ -193,8 +214,10 @@ def test_the_emulated_step_is_the_cpus(
     reverse: bool, stored: int, degree: int, visible_only: bool, skip: bool | None
 ) -> None:
     gaussians, cameras = scene(degree=stored)
-    ours = GaussianAdam(gaussians, RATES, rule=EXACT, visible_only=visible_only)
-    theirs = GaussianAdam(gaussians, RATES, rule=EXACT, visible_only=visible_only)
+    penalties = PULLS if degree == 2 else Penalties()
+    ours, theirs = (
+        GaussianAdam(gaussians, RATES, rule=EXACT, visible_only=visible_only, penalties=penalties) for _ in range(2)
+    )
     for adam in (ours, theirs):
         g = torch.Generator().manual_seed(0)
         adam.steps.copy_(torch.randint(0, 9, (len(gaussians),), generator=g))
@@ -232,5 +255,6 @@ def emulate(
     tensors += [cameras.viewmats, cameras.Ks, radii, colors.detach(), *(leaf.grad for leaf in leaves)]
     flag = None if skip is None else torch.tensor([skip])
     numbers = (len(adam.steps), 1, cameras.width, cameras.height, 0, 0, 1, 3, params["shN"][0].numel(), degree)
-    reals = (ctypes.c_float * 7)(0.3, 0.01, 1e10, 0.0, *astuple(adam.rule))
+    pulls = adam.penalties.pulls(len(adam.steps))
+    reals = (ctypes.c_float * 9)(0.3, 0.01, 1e10, 0.0, *astuple(adam.rule), *pulls)
     emulator.call("step", [*tensors, flag], (*numbers, int(adam.visible_only)), reals)

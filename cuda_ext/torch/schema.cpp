@@ -88,7 +88,7 @@ STABLE_TORCH_LIBRARY(splat, m) {
       "Tensor viewmats, Tensor Ks, int width, int height, float eps2d, float near_plane, float far_plane, "
       "float radius_clip, int camera_model, bool antialiased, int degree, Tensor radii, Tensor colors, "
       "Tensor v_means2d, Tensor v_depths, Tensor v_conics, Tensor v_opacities2d, Tensor v_colors, float beta1, "
-      "float beta2, float epsilon, bool visible_only, Tensor? skip) -> ()");
+      "float beta2, float epsilon, float opacity_pull, float scale_pull, bool visible_only, Tensor? skip) -> ()");
 
   m.def("set_num_threads(int n) -> ()");
   m.def("get_num_threads() -> int");

@@ -31,8 +31,8 @@ void step(Tensors param, Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, cons
           double near_plane, double far_plane, double radius_clip, int64_t camera_model, bool antialiased,
           int64_t degree, const Tensor& radii_in, const Tensor& colors_in, const Tensor& v_means2d_in,
           const Tensor& v_depths_in, const Tensor& v_conics_in, const Tensor& v_opacities_in,
-          const Tensor& v_colors_in, double beta1, double beta2, double epsilon, bool visible_only,
-          const OptTensor& skip) {
+          const Tensor& v_colors_in, double beta1, double beta2, double epsilon, double opacity_pull,
+          double scale_pull, bool visible_only, const OptTensor& skip) {
   const int64_t N = steps.numel(), D = colors_in.dim() == 3 ? colors_in.size(2) : -1;
   check_dtype(steps, "steps", ScalarType::Int, "int32");
   check_shape(rates_in, "rates", {kStored}, "[6]");
@@ -73,6 +73,7 @@ void step(Tensors param, Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, cons
   p.rates = in<float>(rates);
   p.skip = skip ? in<bool>(*skip) : nullptr;
   p.rule = {static_cast<float>(beta1), static_cast<float>(beta2), static_cast<float>(epsilon)};
+  p.opacity_pull = static_cast<float>(opacity_pull), p.scale_pull = static_cast<float>(scale_pull);
   p.visible_only = visible_only;
   run_where(
       steps, [&] { cpu::kernels().step(p); }, [&](CudaCall& call) { cuda::step(p, call.stream); });

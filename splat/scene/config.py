@@ -175,6 +175,8 @@ class TrainConfig:
     """Most Gaussians (default: by the pictures and the length of the run)."""
     sh_degree: int = 3
     """Highest degree of the harmonics, 0 to 4."""
+    visible_only: bool = False
+    """Step only the Gaussians that the image sees, moments too (Taming 3DGS)."""
     antialiased: bool = False
     """Dim small Gaussians by what the dilation adds to their area (Mip-Splatting)."""
     seed: int = 0

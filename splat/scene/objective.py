@@ -9,8 +9,8 @@ from torch import Tensor
 
 from splat.core.ops import Backend
 from splat.core.random import Purpose, uniform
-from splat.gaussians import Gaussians
 from splat.loss import photometric_loss
+from splat.optim import Penalties
 from splat.rendering import Rendered
 from splat.scene.background import Background, composite
 from splat.scene.config import TrainConfig
@@ -50,9 +50,6 @@ class Objective:
         self.capture, self.config, self.corrections = capture, config, corrections
         self.device, self.backend = device, backend
         self.background = background_of(capture, config)
-        mcmc = config.mcmc
-        self.of_gaussians = config.strategy == "mcmc" and mcmc.opacity_weight + mcmc.scale_weight > 0
-        """Whether the loss depends on the Gaussians' own tensors."""
         if config.loss.depth == "points" and not any(len(capture.views[row].keypoints) for row in capture.train):
             raise ValueError(f"{capture.path}: depth=points wants sparse points with tracks, which this data set lacks")
 
@@ -69,13 +66,13 @@ class Objective:
         depth = photo.depth if self.config.loss.depth == "maps" else None
         return Target(row, image, background, mask, None if depth is None else depth.to(self.device))
 
-    def __call__(self, view: Rendered, target: Target, gaussians: Gaussians) -> Tensor:
-        """[] the loss."""
+    def __call__(self, view: Rendered, target: Target) -> Tensor:
+        """[] the loss, but for what depends on the Gaussians alone (see `penalties_of`)."""
         image = self.corrections.color(view.color[0], target.row)
         if target.mask is not None:
             image = torch.where(target.mask, image, 0)  # as in the target: equal there, and without a gradient
         loss = photometric_loss(image, target.image, ssim_weight=self.config.loss.ssim, backend=self.backend)
-        for term in (self._depth(view, target), self._regular(gaussians), self.corrections.penalty(target.row)):
+        for term in (self._depth(view, target), self.corrections.penalty(target.row)):
             loss = loss if term is None else loss + term
         return loss
 
@@ -95,11 +92,11 @@ class Objective:
             return weight * depth_map_loss(view.depth[0, ..., 0], view.alpha[0, ..., 0], target.depth, mask)
         return None
 
-    def _regular(self, gaussians: Gaussians) -> Tensor | None:
-        if not self.of_gaussians:
-            return None
-        c = self.config.mcmc
-        return c.opacity_weight * gaussians.opacities.mean() + c.scale_weight * gaussians.scales.mean()
+
+def penalties_of(config: TrainConfig) -> Penalties:
+    """The parts of the loss that depend on the Gaussians alone."""
+    mcmc = config.mcmc
+    return Penalties(mcmc.opacity_weight, mcmc.scale_weight) if config.strategy == "mcmc" else Penalties()
 
 
 def background_of(capture: Capture, config: TrainConfig) -> Background:

@@ -26,7 +26,7 @@ from splat.scene.densify import DefaultStrategy, McmcStrategy, View
 from splat.scene.densify.base import Edit, Moment, keep_all
 from splat.scene.densify.default import opacity_reset
 from splat.scene.densify.surgery import then
-from splat.scene.objective import Objective
+from splat.scene.objective import Objective, penalties_of
 from splat.scene.start import start
 from splat.scene.state import SceneState
 
@@ -80,7 +80,8 @@ class Trainer:
             self.strategy = McmcStrategy(config.mcmc, budget)
         else:
             self.strategy = DefaultStrategy(config.default, budget)
-        optimizer = GaussianAdam(first, LearningRates(**config.rates.at(0, capture.extent)))
+        rates = LearningRates(**config.rates.at(0, capture.extent))
+        optimizer = GaussianAdam(first, rates, visible_only=config.visible_only, penalties=penalties_of(config))
         self.state = SceneState.start(optimizer, self.strategy.initial_statistics(len(first), self.device))
         self.corrections = Corrections(config.correct, len(capture.views), self.device)
         self.objective = Objective(capture, config, self.corrections, self.device, backend)
@@ -155,12 +156,11 @@ class Trainer:
         self.state.optimizer.set_rates(rates)
         done = self.state.optimizer.step(
             cameras,
-            lambda view: self.objective(view, target, self.gaussians),
+            lambda view: self.objective(view, target),
             background=target.background,
             sh_degree=self._degree(before),
             options=self.options,
             ids=self.state.ids,
-            fused=False if self.objective.of_gaussians else None,
             backend=self.backend,
         )
         self.corrections.step([row], before)

@@ -113,7 +113,7 @@ void emu_sh(void* const* t, const int64_t* n, int backward, float* partial) {
 
 // tensors: param, exp_avg and exp_avg_sq (six each), steps, rates, viewmat, K, radii, colors, then the gradients of
 // means2d, depths, conics, opacities and colours, skip; numbers as for emu_project, then D, values per row of shN, degree,
-// visible_only; reals: the projection's four, beta1, beta2, epsilon.
+// visible_only; reals: the projection's four, beta1, beta2, epsilon, the pulls on opacity and scale.
 void emu_step(void* const* t, const int64_t* n, const float* reals) {
   const auto f = [&](int i) { return static_cast<float*>(t[i]); };
   void* const projected[] = {t[0], t[1], t[2],    nullptr, t[3],    t[20],
@@ -128,6 +128,7 @@ void emu_step(void* const* t, const int64_t* n, const float* reals) {
   p.sh = {f(0), f(20), f(4), f(5), static_cast<int32_t*>(t[22]), n[0], n[8], 1, int32_t(n[7]), int32_t(n[9]), f(23)};
   p.skip = static_cast<bool*>(t[29]);
   p.rule = {reals[4], reals[5], reals[6]};
+  p.opacity_pull = reals[7], p.scale_pull = reals[8];
   p.visible_only = n[10] != 0;
   cuda::step(p, nullptr);
 }

@@ -188,6 +188,8 @@ struct StepParams {
   const float* rates;  // [kStored] learning rates
   const bool* skip;    // [1] nothing changes where true; or null
   AdamRule rule;
+  // Gradients that come on top: of the opacity and of each scale, of a loss that their means are part of.
+  float opacity_pull, scale_pull;
   bool visible_only;  // leave Gaussians that the camera does not see as they are, moments too
 };
 

@@ -27,6 +27,14 @@ struct StoredUpdate {
 
 SPLAT_HD bool moves(const StepParams& p, int64_t i) { return !p.visible_only || p.project.radii[2 * i] > 0; }
 
+// Adds the gradients of the means of all opacities and scales. What is not finite is not drawn and does not move.
+SPLAT_HD void pull(const StepParams& p, int64_t i, GaussianGradient<float>& v) {
+  const float o = opacity_of(p.project, i);
+  if (const float pulled = p.opacity_pull * o * (1.0f - o); finite(pulled)) v.opacity += pulled;
+  for (int k = 0; k < 3; ++k)
+    if (const float pulled = p.scale_pull * scale_of(p.project, i, k); finite(pulled)) v.scale[k] += pulled;
+}
+
 // shN: the Gaussian's row. rest(k, grad): takes the gradient of value k of it, of each once, after the value was read.
 template <int kDegree, int kFixed, class Rest>
 SPLAT_HD void step_gaussian(const StepParams& p, const Camera<float>& camera, const StoredUpdate& update,
@@ -40,6 +48,7 @@ SPLAT_HD void step_gaussian(const StepParams& p, const Camera<float>& camera, co
     project_vjp(p.project, p.splats, camera, shape, i, i, collected, unused);
     v = gaussian_gradient(p.project, shape, i, collected);
   }
+  if (p.opacity_pull != 0.0f || p.scale_pull != 0.0f) pull(p, i, v);
   // The colours first: they are differentiated at the mean before it moves.
   const int D = sh_channels<kDegree, kFixed>(p.sh), degree = sh_degree<kDegree, kFixed>(p.sh);
   Vec3<float> v_mean{};

@@ -16,6 +16,8 @@ from splat.scene.densify.base import Edit, Moment, View, keep_all, logit, sigmoi
 
 MOST_COPIES = 51
 """Copies of one Gaussian that equation 9 is evaluated for, as in the authors' code: more would cancel in float32."""
+NOISY = 0.15
+"""Opacity from which there is no noise: its gate, 1 / (1 + exp(100 (opacity - 0.005))), is below a millionth."""
 
 
 class McmcStrategy:
@@ -64,10 +66,12 @@ class McmcStrategy:
         c = self.config
         if c.noise <= 0 or iteration % c.noise_every:
             return
-        gate = sigmoid(100 * (0.005 - sigmoid(gaussians.opacity_logits)))
+        opacities = sigmoid(gaussians.opacity_logits)
+        rows = (opacities < NOISY).nonzero()[:, 0]
+        gate = sigmoid(100 * (0.005 - opacities[rows]))
         scale = learning_rate * c.noise * math.sqrt(c.noise_every)
-        draws = normal(seed, iteration, Purpose.NOISE, ids, 3) * (gate * scale)[:, None]
-        gaussians.means.add_(covariance_times(gaussians, draws))
+        draws = normal(seed, iteration, Purpose.NOISE, ids[rows], 3) * (gate * scale)[:, None]
+        gaussians.means[rows] += covariance_times(gaussians.select(rows), draws)
 
 
 def covariance_times(gaussians: Gaussians, vectors: Tensor) -> Tensor:
