@@ -122,6 +122,8 @@ def test_extreme_values_survive_and_what_cannot_be_drawn_is_left_out(tmp_path: P
     drawn = matched(got.select(got.valid), wanted.select(wanted.valid))
     assert drawn.opacities[0] > 0.999 and drawn.opacities[1] < 1e-3
     assert drawn.scales[2, 1] < 1e-4
+    seen = wanted.sh0[1].clamp(-1.77, 1.77) if suffix == ".splat" else wanted.sh0[1]  # the colours 0 .. 1
+    torch.testing.assert_close(drawn.sh0[1], seen, atol=0.02, rtol=0)  # no alpha of 0 has eaten the colour
     assert suffix == ".safetensors" or bool(drawn.opacity_logits.isfinite().all())
 
 
@@ -159,7 +161,7 @@ def test_a_turned_model_looks_the_same_to_a_turned_camera(axes: tuple[int, int, 
     torch.testing.assert_close(again, seen, atol=2e-5, rtol=0)
 
 
-@given(st.lists(st.floats(-1, 1, width=32), min_size=4, max_size=4), st.floats(1e-3, 1e3))
+@given(st.lists(st.floats(-1, 1, width=32), min_size=4, max_size=4), st.sampled_from([1e-22, 1e-3, 1, 1e3, 1e18]))
 @settings(max_examples=200, deadline=None)
 def test_smallest_three_gives_the_rotation_back(values: list[float], length: float) -> None:
     quat = np.array([values], np.float32)
@@ -259,6 +261,14 @@ def test_compressed_ply_has_chunks_of_256_in_morton_order(tmp_path: Path) -> Non
     assert "element chunk 3\n" in head and "element vertex 700\n" in head and "property uchar f_rest_8" in head
     means = load_gaussians(tmp_path / "m.compressed.ply").means
     assert means.diff(dim=0).norm(dim=1).mean() < 0.3 * model(700).means.diff(dim=0).norm(dim=1).mean()
+
+
+def test_compressed_ply_with_too_few_chunks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.compressed.ply"
+    save_gaussians(path, model(300))
+    path.write_bytes(path.read_bytes().replace(b"element chunk 2\n", b"element chunk 1\n"))
+    with pytest.raises(ValueError, match="300 Gaussians want a chunk for each 256, got 1"):
+        load_gaussians(path)
 
 
 def test_compressed_ply_without_colour_ranges_means_0_to_1(tmp_path: Path) -> None:
@@ -405,6 +415,20 @@ def test_sog_of_one_place_is_not_divided_by_zero(tmp_path: Path) -> None:
     got = load_gaussians(tmp_path / "m.sog")
     torch.testing.assert_close(got.means, wanted.means)
     assert torch.equal(got.log_scales, wanted.log_scales)
+
+
+@pytest.mark.parametrize("name", ["../scales.webp", "sub/scales.webp", "..\\scales.webp", "..", ""])
+def test_sog_pictures_are_looked_for_in_its_folder_only(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    save_gaussians(folder / "meta.json", model(9))
+    for place in (tmp_path, folder / "sub"):
+        (place / "scales.webp").write_bytes((folder / "scales.webp").read_bytes())
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["scales"]["files"] = [name]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="wanted the plain name of a file"):
+        load_gaussians(folder)
 
 
 def _lod(tmp_path: Path, **change: object) -> Path:
