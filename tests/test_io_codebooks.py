@@ -14,10 +14,10 @@ def _error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def test_few_different_numbers_are_their_own_codebook() -> None:
-    one = np.float32(1)
-    values = np.array([[3, one, np.nextafter(one, one * 2)], [one, 3, -7]], np.float32)  # also neighbours in float32
+    step = np.float32(2.0**-23)
+    values = np.array([[3, 1, 1 + step], [1 + 2 * step, 3, -7]], np.float32)  # also neighbours in float32
     book, codes = codebook_1d(values)
-    assert np.array_equal(book[codes], values) and len(book) == 4 and codes.dtype == np.uint8
+    assert np.array_equal(book[codes], values) and len(book) == 5 and codes.dtype == np.uint8
 
 
 def test_each_number_gets_the_nearest_entry() -> None:

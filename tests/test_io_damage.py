@@ -31,20 +31,19 @@ MEMORY = 24 << 20  # beyond what small files take; far less than their counts as
 
 
 def _ksplat(level: int = 1) -> bytes:
-    """Two sections of 3 and 2 Gaussians, in buckets of 2."""
+    """Two sections: 3 Gaussians in buckets with 2 and 1 of 4 places, 2 in a full bucket."""
     header = bytearray(4096)
     struct.pack_into("<BB", header, 0, 0, 1)
     struct.pack_into("<IIIIH", header, 4, 2, 2, 5, 5, level)
     body, sections = b"", b""
-    for count, degree in ((3, 1), (2, 0)):
+    for count, degree, capacity, full, partial in ((3, 1, 4, 0, [2, 1]), (2, 0, 2, 1, [])):
         section = bytearray(1024)
-        full, partial = count // 2, count % 2
-        struct.pack_into(
-            "<IIIIfHxxIIIIH", section, 0, count, 4, 2, full + partial, 5.0, 12, 32767, 0, full, partial, degree
-        )
+        buckets = full + len(partial)
+        numbers = (count, 4, capacity, buckets, 5.0, 12, 32767, 0, full, len(partial), degree)
+        struct.pack_into("<IIIIfHxxIIIIH", section, 0, *numbers)
         sections += bytes(section)
-        body += struct.pack(f"<{partial}I", *[1] * partial)
-        body += np.arange(3 * (full + partial), dtype="<f4").tobytes()
+        body += struct.pack(f"<{len(partial)}I", *partial)
+        body += np.arange(3 * buckets, dtype="<f4").tobytes()
         for row in range(4):
             body += struct.pack("<3H3e4e4B", 32767, 32767 + 100 * row, 0, 0.1, 0.2, 0.3, 1, 0, 0, 0, 255, 0, 128, 200)
             body += struct.pack(f"<{(0, 9)[degree]}e", *[k / 10 for k in range((0, 9)[degree])])
@@ -91,7 +90,7 @@ def test_a_ksplat_is_read_as_its_format_says(tmp_path: Path) -> None:
     (tmp_path / "m.ksplat").write_bytes(sample(".ksplat"))
     got = load_gaussians(tmp_path / "m.ksplat")
     step = 5.0 / 2 / 32767
-    # Two of the full bucket at (0, 1, 2), one of the partial at (3, 4, 5), then the second section's.
+    # Two in the bucket at (0, 1, 2), one in that at (3, 4, 5); the second section's two at (0, 1, 2).
     wanted = [
         [0, 1, -0.5],
         [0, 1 + 100 * step, -0.5],
@@ -324,8 +323,14 @@ def test_a_zstd_bomb_is_unpacked_no_further_than_its_count(tmp_path: Path, peak:
     count = ZEROS // 9
     path.write_bytes(_spz4(count, [9 * count, count, 3 * count, 3 * count, 4 * count], [bomb] * 5))
     peak(path, "too many for the")
-    path.write_bytes(_spz4(4, [36, 4, 12, 12, 1 << 62], [bomb] * 5))
-    peak(path, "stream")
+    good = [zstandard.ZstdCompressor().compress(bytes(size)) for size in (36, 4, 12, 12, 16)]
+    path.write_bytes(_spz4(4, [36, 4, 12, 12, 1 << 62], good))
+    peak(path, "stream rotations must have 16 bytes, got 4,611,686,018,427,387,904")
+    wide = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
+    compress = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    frame = compress.compress(bytes(36)) + compress.flush()
+    path.write_bytes(_spz4(4, [36, 4, 12, 12, 16], [frame, *good[1:]]))
+    peak(path, "asks for a window of 134,217,728 bytes")
 
 
 def test_a_zip_bomb_is_unpacked_no_further_than_its_pictures_may_be(tmp_path: Path, peak: Any) -> None:

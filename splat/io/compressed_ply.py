@@ -55,6 +55,8 @@ def _read(path: Path, file: BinaryIO, elements: dict[str, Element]) -> Gaussians
     degree = sh_degree_of(path, coefficients.properties) if coefficients else 0
     if coefficients and coefficients.count != vertex.count:
         raise ValueError(f"{path}: element sh must have {vertex.count:,} rows, got {coefficients.count:,}")
+    if coefficients:
+        coefficients.require(*rest_names(degree))
     arrays = Arrays.empty(vertex.count, degree)
     with np.errstate(all="ignore"):  # ranges of a damaged file overflow; what comes of it is not drawn
         ranges = np.empty((chunk.count, 6, 3), np.float32)

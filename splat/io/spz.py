@@ -222,7 +222,7 @@ def _pack_rotations(quats: F32) -> npt.NDArray[np.uint32]:
 
 
 def _pack_sh(shN: F32) -> U8:
-    step = np.where(np.arange(shN.shape[1]) < BANDS[1], 8, 16)[:, None]
+    step = np.where(np.arange(shN.shape[1]) < BANDS[1], 8, 16).astype(np.float32)[:, None]
     codes = np.rint(np.clip(shN, -1, 1) * 128) + 128
-    rounded: U8 = np.clip(np.floor((codes + step // 2) / step) * step, 0, 255).astype(np.uint8)
+    rounded: U8 = np.clip(np.floor((codes + step / 2) / step) * step, 0, 255).astype(np.uint8)
     return rounded
