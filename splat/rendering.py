@@ -25,6 +25,8 @@ class RenderOptions:
     project: ProjectOptions = field(default_factory=ProjectOptions)
     """Its camera_model is replaced by that of the cameras."""
     rasterize: RasterizeOptions = field(default_factory=RasterizeOptions)
+    depth: bool = True
+    """Whether to draw depth too, which is one more channel."""
     room: ListRoom | None = None
     """Lengths of the tile lists, for a loop in which nothing waits for the GPU, or a CUDA graph: take it from a picture
     (`info.tiles.room()`), and look at `info.tiles.overflowed(room)` now and then. Default: as long as it takes."""
@@ -64,7 +66,8 @@ class Rendered:
     alpha: Tensor
     """[C, H, W, 1] coverage."""
     depth: Tensor
-    """[C, H, W, 1] expected distance along the optical axis (0 where nothing is)."""
+    """[C, H, W, 1] expected distance along the optical axis (0 where nothing is); no channel, [C, H, W, 0], where
+    `RenderOptions.depth` is False."""
     info: RenderInfo
 
 
@@ -92,7 +95,8 @@ def render(
     check_type("gaussians", gaussians, Gaussians)
     check_type("cameras", cameras, Cameras)
     if background is not None:
-        _backgrounds(background, gaussians, len(cameras))  # what does not fit is said before anything is computed
+        # What does not fit is said before anything is computed.
+        _backgrounds(background, gaussians, len(cameras), options.depth)
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     check_int("sh_degree", degree, 0, gaussians.sh_degree)
     if backend == "gsplat":
@@ -139,7 +143,7 @@ def draw(
     backend: Backend | None = None,
 ) -> Rendered:
     """The second half of `render`, from what `front_end` made of the Gaussians."""
-    backgrounds = None if background is None else _backgrounds(background, gaussians, len(cameras))
+    backgrounds = None if background is None else _backgrounds(background, gaussians, len(cameras), options.depth)
     how = options.rasterize
     tiles = bin_splats(
         splats,
@@ -153,18 +157,19 @@ def draw(
         backend=backend,
     )
     # Depth is one more channel of the same pass.
-    features = torch.cat([colors, splats.depths[..., None]], -1)
+    features = torch.cat([colors, splats.depths[..., None]], -1) if options.depth else colors
     image, alphas = rasterize(splats, features, tiles, backgrounds=backgrounds, options=how, backend=backend)
     alpha = alphas[..., None]
-    depth = image[..., 3:] / alpha.clamp_min(1e-10)
+    depth = image[..., 3:] / alpha.clamp_min(1e-10) if options.depth else image.detach()[..., 3:]
     sums: Literal["records", "atomics"] = "atomics" if sums_by_splat(tiles, features.shape[2], how) else "records"
-    return Rendered(image[..., :3], alpha, depth, RenderInfo(gaussians, splats, tiles, sums))
+    color = image[..., :3] if options.depth else image
+    return Rendered(color, alpha, depth, RenderInfo(gaussians, splats, tiles, sums))
 
 
-def _backgrounds(background: Tensor, gaussians: Gaussians, cameras: int) -> Tensor:
-    """[C, 4]: the colour of each camera's background, and depth 0."""
+def _backgrounds(background: Tensor, gaussians: Gaussians, cameras: int, depth: bool) -> Tensor:
+    """[C, 3]: the colour of each camera's background; [C, 4] with a depth of 0."""
     check = Arguments()
     check.floats("means", gaussians.means, "N", 3)
     check.floats("background", background, *(() if getattr(background, "ndim", 1) == 1 else (cameras,)), 3)
     shared = background.expand(cameras, 3)
-    return torch.cat([shared, shared.new_zeros(cameras, 1)], -1)
+    return torch.cat([shared, shared.new_zeros(cameras, 1)], -1) if depth else shared

@@ -14,7 +14,7 @@ import splat
 from splat.core.adam import AdamRule
 from splat.core.project import Splats2D
 from splat.core.sh import sh_colors
-from splat.optim import GaussianAdam, LearningRates, Penalties
+from splat.optim import GaussianAdam, LearningRates, Penalties, Step
 from splat.rendering import Rendered, draw
 from tests.emu.emulator import Emulator, build
 

@@ -30,6 +30,11 @@ def test_numbers_do_not_depend_on_who_asks_for_how_many(draw) -> None:
     assert torch.equal(draw(3, 17, Purpose.NOISE, IDS, 3), whole[:, :3])
 
 
+def test_no_ids_are_no_numbers() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    assert uniform(0, 0, Purpose.NOISE, none, 3).shape == normal(0, 0, Purpose.NOISE, none, 3).shape == (0, 3)
+
+
 def test_seed_iteration_purpose_and_id_each_change_the_numbers() -> None:
     base = words(1, 2, Purpose.NOISE, IDS, 4)
     others = [

@@ -72,7 +72,8 @@ def uniform(seed: int, iteration: int, purpose: Purpose, ids: Tensor, draws: int
 
 def normal(seed: int, iteration: int, purpose: Purpose, ids: Tensor, draws: int) -> Tensor:
     """float32 [len(ids), draws]: standard normal (Box & Muller 1958). Arguments as for `words`."""
-    pairs = words(seed, iteration, purpose, ids, 2 * (-(-draws // 2))).view(len(ids), -1, 2).to(torch.float64)
+    half = -(-draws // 2)
+    pairs = words(seed, iteration, purpose, ids, 2 * half).view(len(ids), half, 2).to(torch.float64)
     unit = (pairs + 0.5) * 2.0**-32  # never 0
     radius, angle = (-2 * unit[..., 0].log()).sqrt(), 2 * math.pi * unit[..., 1]
     both = torch.stack([radius * angle.sin(), radius * (angle + math.pi / 2).sin()], -1)

@@ -122,7 +122,7 @@ def _gradients(
     v: list[Tensor]
     *v, v_abs = torch.ops.splat.rasterize_backward(*inputs, image, last, norm, v_image, v_alphas, absgrad)
     backgrounds, blend = inputs[4], inputs[12]
-    if backgrounds is None or v_image is None:
+    if backgrounds is None or v_image is None or not backgrounds.requires_grad:
         return [*v, None], v_abs
     if BLENDS[blend] == "sum":
         behind = torch.ones_like(alphas)

@@ -50,13 +50,18 @@ class Objective:
         self.capture, self.config, self.corrections = capture, config, corrections
         self.device, self.backend = device, backend
         self.background = background_of(capture, config)
+        self._still = self.background.still(device)
         if config.loss.depth == "points" and not any(len(capture.views[row].keypoints) for row in capture.train):
             raise ValueError(f"{capture.path}: depth=points wants sparse points with tracks, which this data set lacks")
 
     def target(self, row: int, photo: Photo, image_count: int) -> Target:
         """The photograph of a view on the background of this step."""
-        numbers = uniform(self.config.seed, image_count, Purpose.BACKGROUND, torch.zeros(1, dtype=torch.int64), 3)[0]
-        background = self.background.draw(numbers.to(self.device))
+        if self.background.random:
+            one = torch.zeros(1, dtype=torch.int64)
+            numbers = uniform(self.config.seed, image_count, Purpose.BACKGROUND, one, 3)[0]
+            background = self.background.draw(numbers.to(self.device))
+        else:
+            background = self._still
         image = photo.rgb.to(self.device).to(torch.float32) / 255
         if photo.alpha is not None:
             image = composite(image, photo.alpha.to(self.device).to(torch.float32) / 255, background)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 STAGES = {
@@ -52,6 +53,9 @@ class StepProfile:
         if not wanted:
             yield
             return
+        if not self._steps:
+            with _Ops():  # the first time, torch loads what it takes to look on
+                torch.zeros(1)
         start = time.perf_counter()
         with _Ops() as ops:
             yield

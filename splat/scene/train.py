@@ -99,6 +99,7 @@ class Trainer:
         self.options = RenderOptions(
             project=ProjectOptions(antialiased=config.antialiased),
             rasterize=RasterizeOptions(absgrad=config.strategy == "default" and config.default.absgrad),
+            depth=config.loss.depth != "none",
         )
 
     @property
