@@ -1,4 +1,5 @@
 # make demo    set up .venv, fit a bundled photograph, say where the pictures lie
+# make demo-scene    set up .venv, train the bundled capture for two minutes, say where the report lies
 # make test    set up .venv, run the whole test suite
 # make lint    ruff and mypy        make bench   the measurements of docs/benchmarks.md        make clean
 # make cuda-report    what each CUDA kernel needs: registers, spills, occupancy (nvcc and python3, no GPU, no .venv)
@@ -8,7 +9,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 SOURCES := $(shell find cuda_ext -type f) setup.py pyproject.toml
 
-.PHONY: demo test lint bench cuda-report clean
+.PHONY: demo demo-scene test lint bench cuda-report clean
 
 # Build isolation would fetch another torch, so the build's own needs are installed first.
 $(VENV)/.torch:
@@ -28,6 +29,10 @@ $(VENV)/.dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/splat fit-image scenes/photos/kodim23.png -o out/demo -n 10000 --anim
 
+demo-scene: $(VENV)/.installed
+	rm -rf out/demo-scene
+	$(BIN)/splat train-scene scenes/saharov -o out/demo-scene --time 100
+
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 tests
 
@@ -38,6 +43,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_train.py
 
 cuda-report:
 	$(PYTHON) scripts/cuda_report.py

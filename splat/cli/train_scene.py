@@ -82,6 +82,7 @@ class TrainScene:
         """Trains and writes; 130 after Ctrl-C."""
         with deferred_stop(signal.SIGINT, signal.SIGTERM) as stop:
             import splat
+            from splat.io import format_to_write
             from splat.scene.data import PhotoCache
             from splat.scene.run import Run, RunOptions
             from splat.scene.train import Trainer
@@ -89,6 +90,8 @@ class TrainScene:
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
             check_folder(self.output)
+            for suffix in self.formats:
+                format_to_write(f"scene.{suffix}")
             config = self._config()
             with ExitStack() as stack:
                 capture = self.reading.load(self.data, self._tell)

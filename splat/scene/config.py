@@ -189,6 +189,17 @@ class TrainConfig:
     mcmc: McmcConfig = field(default_factory=McmcConfig)
     correct: CorrectionConfig = field(default_factory=CorrectionConfig)
 
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "max_gaussians": 1, "sh_degree": 0}
+        for name, value in least.items():
+            given = getattr(self, name)
+            if given is not None and given < value:
+                raise ValueError(f"{name} must be at least {value}, got {given}")
+        if self.sh_degree > 4:
+            raise ValueError(f"sh_degree must be at most 4, got {self.sh_degree}")
+        if self.time is not None and not 0 < self.time < float("inf"):
+            raise ValueError(f"time must be positive seconds, got {self.time}")
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from splat.scene.train import Trainer
 from splat.stop import deferred_stop
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
+SHOW_EVERY = 10
+"""Images from one status to the next, and over which it is averaged."""
 GLIMPSE_VIEWS = 12
 """Held-out views that are measured while training, at most; at the end all are."""
 PROFILED = (0.9, 10)
@@ -79,16 +82,18 @@ class Run:
         t, o = self.trainer, self.options
         self.folder.mkdir(parents=True, exist_ok=True)
         t.start_clock()
+        recent: deque[torch.Tensor] = deque(maxlen=SHOW_EVERY)
+        pace: deque[float] = deque(maxlen=SHOW_EVERY)
         with deferred_stop() as stop, one_torch_thread():
             while not t.done and not stop.requested:
                 before, was = t.progress, t.seconds
                 with self.profile.step(PROFILED[0] <= before and len(self.profile) < PROFILED[1]):
                     self._losses.append(t.step().loss)
-                if len(self._losses) % 10 == 0:
-                    t.tick()
+                recent.append(self._losses[-1])
+                pace.append(t.seconds - was)
+                if t.images % SHOW_EVERY == 0:
                     psnr = self.history[-1]["psnr"] if self.history else None
-                    recent = float(torch.stack(self._losses[-10:]).mean())
-                    show(RunStatus(t, recent, psnr, 1 / max(1e-9, t.seconds - was)))
+                    show(RunStatus(t, float(torch.stack(list(recent)).mean()), psnr, len(pace) / max(1e-9, sum(pace))))
                 if self._passed(o.evaluate_every, before):
                     self._look()
                 if t.images % o.checkpoint_every == 0:
