@@ -32,6 +32,10 @@ class DataArguments:
     """Folder of the photos inside the data set (default: images)."""
     masks: Path | None = None
     """Folder of masks, white where photos count."""
+    depths: Path | None = None
+    """Folder of depth maps (.npy, .exr, 16-bit .png) for train-scene --loss.depth maps."""
+    depth_unit: float | None = None
+    """World units of one stored depth unit (default: 1, for .png 0.001)."""
 
     def load(self, path: Path, tell: Callable[[str, int, int], None] | None = None) -> Capture:
         """The data set; `tell` hears what is being done, as `load_capture` says."""
@@ -43,6 +47,8 @@ class DataArguments:
             test_every=self.test_every,
             images=self.images,
             masks=self.masks,
+            depths=self.depths,
+            depth_unit=self.depth_unit,
         )
         return load_capture(path, options, tell)
 
