@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 import splat.compat.gsplat as ours
+from splat.compat.gsplat.relocation import compute_relocation
 from splat.core.random import Purpose, permutation
 from splat.gaussians import Gaussians
 from splat.loss import photometric_loss
@@ -30,7 +31,11 @@ def train_with_gsplat(
 ) -> Gaussians:
     """Trains as gsplat's simple_trainer does, its steps scaled from 30,000 to the configuration's."""
     import gsplat
+    import gsplat.strategy.ops
 
+    # Theirs are CUDA alone; ours are checked against the formulae and gsplat's torch functions in the tests.
+    gsplat.strategy.ops.compute_relocation = compute_relocation
+    gsplat.strategy.ops.quat_scale_to_covar_preci = ours.quat_scale_to_covar_preci
     steps = config.steps
     scale = steps / 30_000
     rates = config.rates.at(0, capture.extent)
@@ -47,9 +52,7 @@ def train_with_gsplat(
         strategy = gsplat.MCMCStrategy(cap_max=config.max_gaussians, refine_stop_iter=round(25_000 * scale), **common)
         state = strategy.initialize_state()
     else:
-        strategy = gsplat.DefaultStrategy(
-            refine_stop_iter=round(15_000 * scale), reset_every=round(3_000 * scale), **common
-        )
+        strategy = gsplat.DefaultStrategy(refine_stop_iter=round(15_000 * scale), reset_every=3_000, **common)
         state = strategy.initialize_state(scene_scale=capture.extent)
     strategy.check_sanity(params, optimizers)
     torch.manual_seed(config.seed)

@@ -52,7 +52,7 @@ def relocated(opacities: Tensor, scales: Tensor, ratios: Tensor, binoms: Tensor)
 @pytest.fixture
 def same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both draw what splat draws with one seed; gsplat's kernels are replaced by torch."""
-    monkeypatch.setattr(ops, "_draw", lambda: Moment(0, 0.0, 0.0, SEED, 1.0))
+    monkeypatch.setattr(ops, "_draw", lambda: Moment(0, 0.0, 0.0, 1, SEED, 1.0))
     chosen: list[Tensor] = []
 
     def split(params: Any, optimizers: Any, state: Any, mask: Tensor, revised_opacity: bool = False) -> None:

@@ -6,7 +6,6 @@ import itertools
 import math
 from dataclasses import replace
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from splat.scene.state import SceneState
 
 
 def moment(**changes) -> Moment:
-    return replace(Moment(iteration=700, progress=0.2, share=0.01, seed=3, extent=1.0), **changes)
+    return replace(Moment(iteration=700, progress=0.2, share=0.01, images=100, seed=3, extent=1.0), **changes)
 
 
 def scene(count: int = 50) -> Gaussians:
@@ -168,9 +167,9 @@ def test_faint_ones_go_and_large_ones_after_the_first_reset() -> None:
     g = replace(scene(), opacity_logits=torch.zeros(50), log_scales=torch.full((50, 3), -6.0))
     g.opacity_logits[3] = -6
     g.log_scales[9, 1] = math.log(0.2)
-    for progress, gone in ((0.05, {3}), (0.15, {3, 9})):
+    for iteration, gone in ((700, {3}), (3100, {3, 9})):
         statistics = observed(g, torch.zeros(50, dtype=torch.bool))
-        edit, _ = DefaultStrategy().refine(g, torch.arange(50), statistics, moment(progress=progress))
+        edit, _ = DefaultStrategy().refine(g, torch.arange(50), statistics, moment(iteration=iteration))
         assert edit is not None
         assert set(range(50)) - set(edit.rows.tolist()) == gone
         assert not statistics["grad2d"].any()
@@ -184,12 +183,14 @@ def test_nothing_grows_outside_its_time() -> None:
             assert strategy.refine(g, torch.arange(50), statistics, moment(progress=progress))[0] is None
 
 
-def test_opacity_resets_come_once_in_their_share() -> None:
-    strategy = DefaultStrategy(DefaultConfig(reset_every=0.1, stop=0.5))
-    steps = [k / 100 for k in range(101)]
-    due = [now for was, now in itertools.pairwise(steps) if strategy.reset_due(was, now)]
-    assert due == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert not any(DefaultStrategy(DefaultConfig(reset_every=0)).reset_due(a, a + 0.1) for a in steps)
+def test_opacity_resets_come_every_so_many_images_while_growing() -> None:
+    strategy = DefaultStrategy(DefaultConfig(reset_every=300, stop=0.5))
+    moments = [moment(iteration=k, progress=k / 2000) for k in range(100, 2001, 100)]
+    assert [m.iteration for m in moments if strategy.reset_due(m)] == [300, 600, 900]
+    odd = [moment(iteration=k, progress=k / 2000, images=70) for k in range(70, 2001, 70)]
+    assert [m.iteration for m in odd if strategy.reset_due(m)] == [350, 630, 910]
+    never = DefaultStrategy(DefaultConfig(reset_every=0))
+    assert not any(never.reset_due(m) for m in moments)
 
 
 def test_a_reset_lowers_opacities_and_their_moments_only() -> None:

@@ -120,8 +120,9 @@ class DefaultConfig:
     """Growing begins."""
     stop: float = 0.5
     """Growing and pruning end."""
-    reset_every: float = 0.1
-    """Opacities are set back to 2 x prune_opacity at these shares of the run, while growing. 0: never."""
+    reset_every: int = 3_000
+    """Images from one opacity reset (to 2 x prune_opacity) to the next, while growing. 0: never. This does not stretch
+    with the run: what is reset takes some hundred images to come back, however long the run is."""
     absgrad: bool = False
     """Sum the magnitudes of the pixels' gradients (AbsGS, Ye et al. 2024); wants grow_grad2d of about 8e-4."""
     revised_opacity: bool = False

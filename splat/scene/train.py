@@ -184,13 +184,18 @@ class Trainer:
     @torch.no_grad()
     def _refine(self) -> None:
         moment = Moment(
-            self.images, self.progress, self.progress - self.refined_at, self.config.seed, self.capture.extent
+            iteration=self.images,
+            progress=self.progress,
+            share=self.progress - self.refined_at,
+            images=self.config.schedule.refine_every,
+            seed=self.config.seed,
+            extent=self.capture.extent,
         )
-        before, self.refined_at = self.refined_at, moment.progress
+        self.refined_at = moment.progress
         edit, self.log = self.strategy.refine(self.gaussians, self.state.ids, self.state.statistics, moment)
         if edit is not None:
             self._edit(edit)
-        if isinstance(self.strategy, DefaultStrategy) and self.strategy.reset_due(before, moment.progress):
+        if isinstance(self.strategy, DefaultStrategy) and self.strategy.reset_due(moment):
             count = keep_all(len(self.state), self.device)
             self.state.edit(opacity_reset(count, self.strategy.reset(self.gaussians)), self.images)
 

@@ -61,6 +61,8 @@ class Moment:
     """0..1 of the whole run."""
     share: float
     """Of the whole run, what lies between this refinement and the one before."""
+    images: int
+    """Between this refinement and the one before."""
     seed: int
     extent: float
     """Size of the scene, world units: 1.1 x the largest distance of a camera from their middle."""

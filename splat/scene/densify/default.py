@@ -49,7 +49,7 @@ class DefaultStrategy:
         edit = grown(gaussians, ids, grow & small, grow & ~small, moment, c.revised_opacity)
         opacities = sigmoid(edit.values["opacity_logits"])
         keep = opacities >= c.prune_opacity
-        if moment.progress > c.reset_every > 0:
+        if moment.iteration > c.reset_every > 0:
             keep &= edit.values["log_scales"].amax(-1).exp() <= c.prune_scale3d * moment.extent
         edit = then(edit, keep.nonzero()[:, 0])
         for table in statistics.values():
@@ -57,12 +57,10 @@ class DefaultStrategy:
         made, kept = edit.counts
         return edit, f"+{made:,} -{len(gaussians) - kept:,}"
 
-    def reset_due(self, before: float, now: float) -> bool:
-        """Whether an opacity reset lies between two points of the run."""
-        every = self.config.reset_every
-        if not every > 0 or now > self.config.stop:
-            return False
-        return math.floor(now / every + 1e-9) > math.floor(before / every + 1e-9)
+    def reset_due(self, moment: Moment) -> bool:
+        """Whether opacities are to be reset at this refinement."""
+        every, since = self.config.reset_every, moment.iteration - moment.images
+        return every > 0 and moment.progress <= self.config.stop and moment.iteration // every > since // every
 
     def reset(self, gaussians: Gaussians) -> Tensor:
         """[N] opacity logits of at most 2 x prune_opacity."""

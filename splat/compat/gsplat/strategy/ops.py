@@ -124,7 +124,7 @@ def _ids(gaussians: Gaussians) -> Tensor:
 def _draw() -> Moment:
     """A moment whose seed comes from torch's generator."""
     seed = int(torch.randint(2**63 - 1, (), device="cpu"))
-    return Moment(iteration=0, progress=0.0, share=0.0, seed=seed, extent=1.0)
+    return Moment(iteration=0, progress=0.0, share=0.0, images=1, seed=seed, extent=1.0)
 
 
 def _apply(
