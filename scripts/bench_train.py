@@ -182,7 +182,7 @@ def bench_schedule(args: argparse.Namespace) -> None:
                 loss=replace(TrainConfig().loss, background="white" if capture.has_alpha else "black"),
             )
             trainer = Trainer(capture, photos, config)
-            start = trainer.gaussians
+            start = trainer.gaussians.map(torch.clone)  # training moves them in place
             clock = time.process_time()
             while not trainer.done:
                 trainer.step()

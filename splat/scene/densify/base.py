@@ -21,7 +21,7 @@ class Edit:
     children: Tensor
     """int64 [M]: 0 where it is the old Gaussian itself, k where it is its k-th child of this edit (a new id)."""
     fresh: Tensor
-    """bool [M]: its moments and step count begin anew."""
+    """bool [M]: its moments begin anew, the step count going on."""
     values: dict[str, Tensor] = field(default_factory=dict)
     """[M, ...] by the names of `Gaussians`: values that take the place of the old ones."""
     restart: tuple[str, ...] = ()
