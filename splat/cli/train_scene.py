@@ -87,6 +87,9 @@ class TrainScene:
             from splat.scene.run import Run, RunOptions
             from splat.scene.train import Trainer
 
+            def asked() -> bool:
+                return stop.requested
+
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
             check_folder(self.output)
@@ -100,9 +103,11 @@ class TrainScene:
                 if checked is not capture:
                     photos = stack.enter_context(PhotoCache(checked.views))  # rows have moved up
                 self._say_notes(checked)
-                if stop.requested:
+                if asked():
                     return 130
                 trainer = Trainer(checked, photos, config, device=self._device())
+                if asked():
+                    return 130
                 run = Run(trainer, self.output, RunOptions(checkpoint_every=self.checkpoint_every))
                 if self.resume:
                     run.resume()

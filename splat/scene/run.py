@@ -100,7 +100,8 @@ class Run:
                     self.checkpoint()
             if t.done and not (self.history and self.history[-1]["images"] == t.images):
                 self._look()
-        self.checkpoint()
+        if t.images:  # stopped before that, the dense start may have been cut short
+            self.checkpoint()
         return t.done
 
     def _passed(self, share: float, before: float) -> bool:

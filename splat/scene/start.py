@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from splat.core.random import Purpose, uniform
+from splat.core.random import Purpose, permutation, uniform
 from splat.gaussians import SH_C0, Gaussians
 from splat.scene.config import TrainConfig
 from splat.scene.data.capture import Capture
@@ -21,7 +22,7 @@ OVERLAP = 0.6
 
 
 def start(capture: Capture, photos: PhotoCache, config: TrainConfig) -> Gaussians:
-    """Gaussians to begin with, in the capture's normalised world."""
+    """Gaussians to begin with, in the capture's normalised world; at most `max_gaussians`."""
     points, colors = capture.points, capture.colors
     opacity = 0.5 if config.strategy == "mcmc" else 0.1  # as the authors of each have it
     wanted = round(config.start.dense * (config.max_gaussians or DENSE_POINTS))
@@ -34,7 +35,15 @@ def start(capture: Capture, photos: PhotoCache, config: TrainConfig) -> Gaussian
         parts.append(Gaussians.from_points(points, colors, sh_degree=config.sh_degree, opacity=opacity))
     if dense is not None:
         parts.append(_of_sizes(dense, config.sh_degree, opacity))
-    return Gaussians.concat(parts)
+    made = Gaussians.concat(parts)
+    most = config.max_gaussians
+    if most is None or len(made) <= most:
+        return made
+    drawn = permutation(config.seed, 0, Purpose.POINTS, len(made))[:most]
+    # Fewer ones stand for the same surface, so each is wider.
+    wider = 0.5 * math.log(len(made) / most)
+    kept = made.select(torch.tensor(sorted(drawn)))
+    return replace(kept, log_scales=kept.log_scales + wider)
 
 
 def _of_sizes(dense: DensePoints, sh_degree: int, opacity: float) -> Gaussians:

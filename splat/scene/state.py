@@ -46,8 +46,8 @@ class SceneState:
         o.gaussians = Gaussians(**edited(o.gaussians.parameters(), edit))
         for name in _MOMENTS:
             setattr(o, name, edited_moments(getattr(o, name), edit))
-        # The count goes on although the moments begin anew, as with torch's Adam in 3DGS and gsplat: without a correction
-        # of their bias, new Gaussians take 3 to 6 times as long steps for some hundred images, and find their place.
+        # The count goes on although the moments begin anew, as with torch's Adam in 3DGS and gsplat: without a
+        # correction of their bias, new Gaussians take 3 to 6 times as long steps for some hundred images.
         o.steps = o.steps[edit.rows]
         self.statistics = {name: table[edit.rows] for name, table in self.statistics.items()}
 

@@ -69,12 +69,13 @@ class Trainer:
         Args:
             gaussians: where to begin, in the capture's normalised world (default: its sparse points, or random ones).
         """
+        self._clock = time.perf_counter()
         self.device = torch.device(device)
+        budget = config.max_gaussians or default_budget(capture, config, self.device)
+        config = replace(config, max_gaussians=budget)  # said in checkpoints and reports
         self.capture, self.photos, self.config, self.backend = capture, photos, config, backend
         first = start(capture, photos, config) if gaussians is None else gaussians
         first = first.select(morton_order(first.means)).to(self.device)
-        budget = config.max_gaussians or default_budget(capture, config, self.device)
-        config = replace(config, max_gaussians=budget)  # said in checkpoints and reports
         self.strategy: DefaultStrategy | McmcStrategy
         if config.strategy == "mcmc":
             self.strategy = McmcStrategy(config.mcmc, budget)
@@ -88,12 +89,11 @@ class Trainer:
         self.images = 0
         """Images trained on."""
         self.seconds = 0.0
-        """Wall time spent, by all processes that took part one after the other."""
+        """Wall time spent, the start included, by all processes that took part one after the other."""
         self.refined_at = 0.0
         """Progress at the last densification."""
         self.log = ""
         """What the last densification did."""
-        self._clock = time.perf_counter()
         self._cameras: dict[tuple[int, int], Cameras] = {}
         self._orders: dict[int, list[int]] = {}  # of the views, by epoch
         self.options = RenderOptions(
@@ -101,6 +101,7 @@ class Trainer:
             rasterize=RasterizeOptions(absgrad=config.strategy == "default" and config.default.absgrad),
             depth=config.loss.depth != "none",
         )
+        self.tick()
 
     @property
     def gaussians(self) -> Gaussians:
@@ -128,7 +129,8 @@ class Trainer:
         self.state.load_tables(tables)
         prefix = "corrections."
         self.corrections.load_tables({k.removeprefix(prefix): v for k, v in tables.items() if k.startswith(prefix)})
-        self.images, self.seconds, self.refined_at = progress.images, progress.seconds, progress.refined_at
+        self.images, self.seconds = progress.images, progress.seconds
+        self.refined_at = min(progress.refined_at, self.progress)  # less where the run is to be longer than it was
 
     @property
     def position(self) -> Progress:
