@@ -12,6 +12,7 @@ from PIL import Image
 import splat
 from splat.cli import main
 from splat.io import load_gaussians
+from splat.optional import installed
 from splat.scene.checkpoint import load_checkpoint
 from splat.scene.data import load_capture
 from splat.scene.run import CHECKPOINT
@@ -144,3 +145,10 @@ def test_the_bundled_capture_trains(tmp_path: Path) -> None:
     assert metrics["history"][-1]["psnr"] > metrics["history"][0]["psnr"]
     with Image.open(tmp_path / "out" / "sheet.jpg") as sheet:
         assert sheet.width > 500
+
+
+@pytest.mark.skipif(not installed("viser"), reason="viser (extra [viewer]) is not installed")
+def test_a_run_can_be_watched(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("train-scene", data, "-o", tmp_path / "out", *FEW, "--formats", "ply", "--view", "--port", "0")
+    assert run(*command) == 0
+    assert "live at http://localhost:" in capsys.readouterr().out

@@ -291,3 +291,38 @@ def test_depths_of_points_want_points(data: Path) -> None:
     capture: Capture = load_capture(data)
     with PhotoCache(capture.views) as photos, pytest.raises(ValueError, match="depth=points"):
         Trainer(capture, photos, replace(QUICK, loss=LossConfig(depth="points")))
+
+
+@pytest.mark.parametrize("config", [QUICK, DEFAULT], ids=["mcmc", "default"])
+def test_there_are_never_more_than_the_budget(data: Path, config: TrainConfig) -> None:
+    with training(data, replace(config, max_gaussians=90)) as trainer:
+        while not trainer.done:
+            assert len(trainer.gaussians) <= 90
+            trainer.step()
+
+
+def test_a_scene_of_which_nothing_is_left_does_not_end_the_run(data: Path) -> None:
+    config = replace(DEFAULT, default=DefaultConfig(grow_grad2d=1.0, prune_opacity=0.9))
+    with training(data, config) as trainer:
+        while not trainer.done:
+            trainer.step()
+        assert len(trainer.gaussians) == 0
+
+
+def test_small_pictures_and_a_single_held_out_view(tmp_path: Path) -> None:
+    folder = rendered_data_set(tmp_path / "few", cameras=ring(4, 24, 20))
+    with training(folder, replace(QUICK, steps=20)) as trainer:
+        run = Run(trainer, tmp_path / "out")
+        assert run.train()
+        assert len(trainer.capture.train) == 3
+
+
+def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(data: Path, tmp_path: Path) -> None:
+    with training(data, QUICK) as trainer:
+        Run(trainer, tmp_path).train()
+    with training(data, replace(QUICK, steps=100)) as trainer:
+        run = Run(trainer, tmp_path)
+        run.resume()
+        assert trainer.images == 60 and trainer.refined_at == trainer.progress == 0.6
+        assert run.train()
+        assert [row["images"] for row in run.history][-1] == 100

@@ -16,6 +16,7 @@ from splat.gaussians import Gaussians
 from splat.metrics import MAX_PSNR, psnr, ssim
 from splat.optional import installed, need
 from splat.rendering import RenderOptions, render
+from splat.scene.background import composite
 
 if TYPE_CHECKING:
     from splat.scene.data.capture import Capture
@@ -134,8 +135,7 @@ def view_pair(
     photo = photos.get(row, options.halvings)
     truth = _unit(photo.rgb)
     if photo.alpha is not None:
-        alpha = _unit(photo.alpha)[..., None]
-        truth = truth * alpha + background.detach().to(truth) * (1 - alpha)
+        truth = composite(truth, _unit(photo.alpha), background.detach().to(truth))
     camera = capture.camera(row)
     if options.halvings:
         camera = camera.scaled(0.5**options.halvings)
