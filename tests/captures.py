@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
+from splat.cameras import Cameras
 from splat.scene.data.colmap_files import ColmapCamera, ColmapImage, ColmapModel, write_model
 from splat.scene.data.distortion import Array, Lens
 
@@ -103,3 +105,38 @@ def write_text_model(folder: Path, model: ColmapModel) -> None:
 def renamed(model: ColmapModel, names: dict[str, str]) -> ColmapModel:
     """With other image names."""
     return replace(model, images=tuple(replace(i, name=names.get(i.name, i.name)) for i in model.images))
+
+
+def walk(count: int) -> Cameras:
+    """Cameras along an arc before the room of `room_pictures`, 480 x 360 pixels."""
+    eyes = [[1.6 * math.sin(0.16 * (i - 3)), -2.6 + 0.1 * (i % 2), 1.0 + 0.2 * (i % 3)] for i in range(count)]
+    return Cameras.look_at(eyes, [0.0, 0.3, 0.4], width=480, height=360, fov_y=45)
+
+
+def room_pictures(cameras: Cameras) -> list[npt.NDArray[np.uint8]]:
+    """[H, W, 3] what cameras see of a floor (z = 0) and a wall (y = 1), each of 3 x 2 with a photo on it."""
+    floor, wall = (_texture(name) for name in ("kodim05.png", "kodim23.png"))
+    y, x = torch.meshgrid(torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)], -1)
+    pictures = []
+    for K, viewmat, eye in zip(cameras.Ks, cameras.viewmats, cameras.centers, strict=True):
+        rays = pixels @ torch.linalg.inv(K).T @ viewmat[:3, :3]
+        down, ahead = -eye[2] / rays[..., 2], (1 - eye[1]) / rays[..., 1]  # how far along the ray
+        on_floor, on_wall = eye + down[..., None] * rays, eye + ahead[..., None] * rays
+        # Outside of its texture a surface is black.
+        below = _sampled(floor, on_floor[..., 0] / 1.5, torch.where(down > 0, on_floor[..., 1], 9))
+        behind = _sampled(wall, on_wall[..., 0] / 1.5, torch.where(ahead > 0, 1 - on_wall[..., 2], 9))
+        color = torch.where(((ahead > 0) & ((ahead < down) | (down < 0)))[..., None], behind, below)
+        pictures.append(color.round().to(torch.uint8).numpy())
+    return pictures
+
+
+def _texture(name: str) -> torch.Tensor:
+    """[1, 3, H, W] 0 .. 255."""
+    with Image.open(MINI.parent / "photos" / name) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float()
+
+
+def _sampled(texture: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    grid = torch.stack([u, v], -1)[None]
+    return torch.nn.functional.grid_sample(texture, grid, align_corners=False)[0].permute(1, 2, 0)

@@ -81,6 +81,32 @@ def test_a_finished_run_goes_farther_than_it_was_to_go(trained: Path, data: Path
     assert checkpoint.config.steps == 80
 
 
+def test_what_is_given_at_a_resume_counts_and_what_is_not_stays(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ("train-scene", data, "-o", out, "--formats", "ply", "--quiet")
+    assert run(*command, "--time", "2", "--start.dense", "0", "--max-gaussians", "300", "--sh-degree", "1") == 0
+    images = load_checkpoint(out / CHECKPOINT).progress.images
+    assert run(*command, "--resume", "--steps", str(images + 20), "--mcmc.noise", "5e5", "--loss.ssim", "0.3") == 0
+    checkpoint = load_checkpoint(out / CHECKPOINT)
+    assert checkpoint.progress.images == images + 20
+    config = checkpoint.config
+    assert (config.time, config.sh_degree, config.max_gaussians, config.loss.ssim) == (None, 1, 300, 0.3)
+
+
+def test_what_cannot_change_at_a_resume_is_refused(
+    trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (
+        ("--strategy", "default"),
+        ("--sh-degree", "2"),
+        ("--correct.exposure", "affine"),
+        ("--preset", "best"),
+    ):
+        assert run("train-scene", data, "-o", trained, "--resume", *words) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and words[0].strip("-").partition(".")[0].replace("-", "_") in error[0].replace("-", "_")
+
+
 def test_a_folder_with_a_run_is_not_written_over(trained: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained / CHECKPOINT).read_bytes()
     assert run("train-scene", data, "-o", trained, *FEW) == 2
@@ -99,6 +125,12 @@ def test_a_folder_with_a_run_is_not_written_over(trained: Path, data: Path, caps
         (("--steps", "0"), "steps"),
         (("--max-gaussians", "0"), "max_gaussians"),
         (("--sh-degree", "7"), "sh_degree"),
+        (("--steps", "9", "--time", "9"), "either"),
+        (("--loss.depth", "maps"), "depth=maps"),
+        (("--schedule.refine-every", "0"), "refine_every"),
+        (("--rates.means-final", "-1"), "means_final"),
+        (("--checkpoint-every", "0"), "checkpoint_every"),
+        (("--device", "tpu9"), "device"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_work(
@@ -138,7 +170,7 @@ def test_presets_differ_and_what_is_given_takes_precedence(data: Path, tmp_path:
 
 
 def test_the_bundled_capture_trains(tmp_path: Path) -> None:
-    command = ("train-scene", BUNDLED, "-o", tmp_path / "out", "--steps", "100", "--max-gaussians", "6000")
+    command = ("train-scene", BUNDLED, "-o", tmp_path / "out", "--steps", "60", "--max-gaussians", "4000")
     assert run(*command, "--formats", "ply", "--quiet") == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["views"] == 4

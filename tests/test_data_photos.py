@@ -66,11 +66,12 @@ def test_other_kinds_of_pictures_become_rgb(mode: str, tmp_path: Path) -> None:
 
 def test_exif_turns_a_picture_only_where_the_camera_goes_with_the_turned_one(tmp_path: Path) -> None:
     # COLMAP itself takes pixels as stored; some tools write turned copies and keep the tag, or pose turned pictures.
-    for name, camera, upright in (("stored", (40, 30), False), ("turned", (30, 40), True)):
+    cases = (("stored", 6, (40, 30), False), ("turned", 6, (30, 40), True), ("upside down", 3, (40, 30), False))
+    for name, orientation, camera, upright in cases:
         model = colmap_model(3, camera=ColmapCamera("PINHOLE", *camera, (35.0, 36.0, 15.0, 15.0)))
         write_project(tmp_path / name, model)
         for i in range(3):
-            pixels = with_orientation(tmp_path / name / "images" / f"{i}.png", 6)
+            pixels = with_orientation(tmp_path / name / "images" / f"{i}.png", orientation)
         capture = load_capture(tmp_path / name)
         assert (capture.views[0].width, capture.views[0].height) == camera
         assert [view.photo.upright for view in capture.views] == [upright] * 3

@@ -187,6 +187,7 @@ def test_opacity_resets_come_every_so_many_images_while_growing() -> None:
     strategy = DefaultStrategy(DefaultConfig(reset_every=300, stop=0.5))
     moments = [moment(iteration=k, progress=k / 2000) for k in range(100, 2001, 100)]
     assert [m.iteration for m in moments if strategy.reset_due(m)] == [300, 600, 900]
+    assert not strategy.reset_due(moment(iteration=900, progress=0.5))  # nothing would prune what stays faint
     odd = [moment(iteration=k, progress=k / 2000, images=70) for k in range(70, 2001, 70)]
     assert [m.iteration for m in odd if strategy.reset_due(m)] == [350, 630, 910]
     never = DefaultStrategy(DefaultConfig(reset_every=0))
@@ -227,6 +228,15 @@ def test_the_dead_move_to_the_living_and_new_ones_join() -> None:
         expected = (g.log_scales[row] + factor.log()).expand(int(copies[row]), 3)
         torch.testing.assert_close(edit.values["log_scales"][at], expected)
         assert bool(edit.fresh[at].all()) == (copies[row] > 1)
+
+
+def test_what_is_not_finite_is_dead() -> None:
+    g = scene()
+    g.opacity_logits[4] = torch.nan
+    g.means[7, 1] = torch.inf
+    edit, line = McmcStrategy(budget=50).refine(g, torch.arange(50), {}, moment())
+    assert edit is not None and line.startswith("2 moved")
+    assert not {4, 7} & set(edit.rows.tolist())
 
 
 def test_the_count_reaches_its_budget_in_time() -> None:

@@ -103,11 +103,11 @@ def test_training_begins_with_them_and_with_random_ones_without(sphere: Path) ->
         dense = start(capture, photos, replace(config, start=StartConfig(dense=0.5)))
         without = start(capture, photos, replace(config, start=StartConfig(dense=0)))
     assert 400 < len(dense) < 600
-    assert len(without) == 10_000
+    assert len(without) == 1000
     world = capture.normalisation.points_to_world(dense.means)
     assert float((world.norm(dim=1) - SURFACE).abs().median()) < 0.03
     side = capture.normalisation.points_to_world(without.means).abs()
-    assert float(side.max()) == pytest.approx(1.0, abs=0.01)  # a third of the cameras' distance
+    assert float(side.max()) == pytest.approx(1.0, abs=0.02)  # a third of the cameras' distance
 
 
 def test_two_views_are_too_few(sphere: Path) -> None:

@@ -22,6 +22,7 @@ from splat.stop import deferred_stop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from splat.scene.checkpoint import Checkpoint
     from splat.scene.data import Capture
     from splat.scene.run import RunStatus
     from splat.scene.train import Trainer
@@ -77,6 +78,8 @@ class TrainScene:
     """Print one JSON object a line instead of the progress bar."""
     reading: Annotated[DataArguments, tyro.conf.arg(name="")] = field(default_factory=DataArguments)
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    words: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The command's words, which tell what was given from what is a default."""
 
     def run(self) -> int:
         """Trains and writes; 130 after Ctrl-C."""
@@ -95,7 +98,8 @@ class TrainScene:
             check_folder(self.output)
             for suffix in self.formats:
                 format_to_write(f"scene.{suffix}")
-            config = self._config()
+            device = self._device()
+            config, checkpoint = self._config()
             with ExitStack() as stack:
                 capture = self.reading.load(self.data, self._tell)
                 photos = stack.enter_context(PhotoCache(capture.views))
@@ -105,30 +109,37 @@ class TrainScene:
                 self._say_notes(checked)
                 if asked():
                     return 130
-                trainer = Trainer(checked, photos, config, device=self._device())
+                begin = None if checkpoint is None else checkpoint.gaussians
+                trainer = Trainer(checked, photos, config, device=device, gaussians=begin)
                 if asked():
                     return 130
                 run = Run(trainer, self.output, RunOptions(checkpoint_every=self.checkpoint_every))
-                if self.resume:
-                    run.resume()
+                if checkpoint is not None:
+                    run.resume(checkpoint)
                 with _Progress(self, trainer) as show:
                     done = run.train(show)
                 return self._finish(run, done)
 
-    def _config(self) -> TrainConfig:
+    def _config(self) -> tuple[TrainConfig, Checkpoint | None]:
+        """The run's configuration, and where it goes on from."""
         from splat.scene.checkpoint import load_checkpoint
         from splat.scene.run import CHECKPOINT
 
-        path = self.output / CHECKPOINT
+        path, given = self.output / CHECKPOINT, named(self.config, self.words)
+        if {"steps", "time"} <= set(given):
+            raise ValueError("give either --steps or --time")
         if not self.resume:
             if path.exists():
                 raise ValueError(
                     f"{self.output}: holds a run already; go on with it by --resume, or give another folder with -o"
                 )
-            return self.config
-        given = changes(self.config, preset(self.preset))
-        config: TrainConfig = merged(load_checkpoint(path).config, given)
-        return config
+            return self.config, None
+        if any(word.partition("=")[0] == "--preset" for word in self.words):
+            raise ValueError("--preset is for a new run; with --resume, --steps says how long the run is to be")
+        if "steps" in given:
+            given["time"] = None  # of a run that went by the clock
+        checkpoint = load_checkpoint(path)
+        return merged(checkpoint.config, given), checkpoint
 
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.json_lines:
@@ -156,6 +167,13 @@ class TrainScene:
         from splat.core.devices import cuda_problem
 
         if self.device != "auto":
+            try:
+                device = torch.device(self.device)
+            except RuntimeError as error:
+                raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}") from error
+            problem = cuda_problem(device) if device.type == "cuda" else None
+            if device.type not in ("cpu", "cuda") or problem:
+                raise ValueError(f"device {self.device}: {problem or 'splat runs on cpu and cuda'}")
             return self.device
         usable = torch.cuda.is_available() and cuda_problem(torch.device("cuda", 0)) is None
         return "cuda" if usable else "cpu"
@@ -164,6 +182,8 @@ class TrainScene:
         from splat.scene.results import ResultOptions, write_results, write_scene
 
         if not done:
+            if not run.trainer.images:
+                return 130
             write_scene(run)
             if not (self.quiet or self.json_lines):
                 where = f"{run.trainer.images:,} images, {100 * run.trainer.progress:.0f} %"
@@ -174,11 +194,15 @@ class TrainScene:
         )
         metrics = write_results(run, options, lambda what: self._tell(what, 0, 0))
         if self.json_lines:
+            for line in metrics["failed"]:
+                print(json.dumps({"event": "warning", "what": line}))
             keys = ("psnr", "ssim", "gaussians", "images", "train_seconds")
             print(json.dumps({"event": "done", **{k: metrics[k] for k in keys}}))
         elif not self.quiet:
             if sys.stderr.isatty():
                 print("\r\033[K", end="", file=sys.stderr)
+            for line in metrics["failed"]:
+                print(line)
             kind = "held-out" if metrics["held_out"] else "training"
             print(
                 f"{metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.4f} SSIM on {metrics['views']} {kind} views; "
@@ -199,16 +223,20 @@ def with_preset(arguments: Sequence[str]) -> TrainScene:
             name = word.partition("=")[2]
     # What is no preset is left to tyro, which says so.
     known: Preset = next((each for each in PRESETS if each == name), "standard")
-    return TrainScene(data=tyro.MISSING, preset=known, config=preset(known))
+    return TrainScene(data=tyro.MISSING, preset=known, config=preset(known), words=tuple(arguments))
 
 
-def changes(value: Any, default: Any) -> dict[str, Any]:
-    """The fields of a nested dataclass that differ from another's."""
-    result = {}
+def named(value: Any, words: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """The fields of a nested dataclass whose flags stand among the words of a command."""
+    flags = {word.partition("=")[0].replace("_", "-") for word in words}
+    result: dict[str, Any] = {}
     for f in fields(value):
-        mine, other = getattr(value, f.name), getattr(default, f.name)
-        if mine != other:
-            result[f.name] = changes(mine, other) if is_dataclass(mine) else mine
+        mine, name = getattr(value, f.name), prefix + f.name.replace("_", "-")
+        if is_dataclass(mine):
+            if inner := named(mine, words, f"{name}."):
+                result[f.name] = inner
+        elif {f"--{name}", f"--no-{name}"} & flags:
+            result[f.name] = mine
     return result
 
 
@@ -262,7 +290,8 @@ class _Progress:
             port=self.command.port,
             options=ViewerOptions(background=background),
         )
-        print(f"live at {self.server.url}")
+        quiet = self.command.quiet or self.command.json_lines
+        print(f"live at {self.server.url}", file=sys.stderr if quiet else sys.stdout, flush=True)
 
     def _show(self, status: RunStatus) -> None:
         t = status.trainer

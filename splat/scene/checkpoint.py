@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from splat.files import load_tensors, save_tensors
+from splat.gaussians import NAMES, Gaussians
 from splat.scene.config import TrainConfig
 from splat.scene.data.capture import Capture
 from splat.scene.train import Progress, Trainer
@@ -35,11 +36,20 @@ class Checkpoint:
                 f"{self.path}: made from other pictures, poses or sizes than those of {trainer.capture.path}; "
                 "resume with the same data and the same --downscale and split, or begin anew in another folder"
             )
+        for name in ("strategy", "sh_degree", "correct"):
+            was, wanted = getattr(self.config, name), getattr(trainer.config, name)
+            if was != wanted:
+                raise ValueError(f"{self.path}: {name} was {was} and cannot become {wanted} in a run that goes on")
         trainer.load(self.tables, self.progress)
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """The scene as it was, in the capture's normalised world."""
+        return Gaussians(**{name: self.tables[f"gaussians.{name}"] for name in NAMES})
 
 
 def fingerprint(capture: Capture) -> str:
-    """A hash of what training depends on: names, sizes, poses and split of the views."""
+    """A hash of the names, sizes, poses and split of the views; the pictures' and masks' contents are not looked at."""
     digest = hashlib.sha256()
     for view in capture.views:
         digest.update(f"{view.name} {view.width} {view.height}\n".encode())

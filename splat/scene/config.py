@@ -68,7 +68,7 @@ class RatesConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """When what happens. Everything is a share of the run, which --steps or --time gives."""
+    """When what happens; times are shares of the run, which --steps or --time gives."""
 
     coarse: int = 2
     """The run begins with pictures halved this often (as far as they stay at least 64 pixels wide and high)."""
@@ -106,7 +106,7 @@ class LossConfig:
 @dataclass(frozen=True)
 class DefaultConfig:
     """Clone, split and prune by the gradient on the screen, as 3DGS does. Times are shares of the run, so that they
-    stretch with it; 500, 15,000 and 3,000 of 30,000 images are those of 3DGS."""
+    stretch with it; 500 and 15,000 of 30,000 images are those of 3DGS."""
 
     grow_grad2d: float = 2e-4
     """Gaussians whose mean screen gradient (of a loss that is a mean, in half pictures) is above this grow."""
@@ -196,6 +196,18 @@ class TrainConfig:
             given = getattr(self, name)
             if given is not None and given < value:
                 raise ValueError(f"{name} must be at least {value}, got {given}")
+        least_of = {
+            "schedule.refine_every": (self.schedule.refine_every, 1),
+            "schedule.coarse": (self.schedule.coarse, 0),
+            "mcmc.noise_every": (self.mcmc.noise_every, 1),
+            "default.reset_every": (self.default.reset_every, 0),
+        }
+        for name, (value, low) in least_of.items():
+            if value < low:
+                raise ValueError(f"{name} must be at least {low}, got {value}")
+        for name, rate in vars(self.rates).items():
+            if not 0 <= rate < float("inf"):
+                raise ValueError(f"rates.{name} must be finite and not negative, got {rate}")
         if self.sh_degree > 4:
             raise ValueError(f"sh_degree must be at most 4, got {self.sh_degree}")
         if self.time is not None and not 0 < self.time < float("inf"):

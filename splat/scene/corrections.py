@@ -25,7 +25,10 @@ FINAL_RATE = 0.01
 class Corrections:
     """All that is corrected for the images of a capture; nothing, if so configured."""
 
-    def __init__(self, config: CorrectionConfig, images: int, device: torch.device) -> None:
+    def __init__(self, config: CorrectionConfig, rows: Sequence[int], device: torch.device) -> None:
+        """rows: of the views that are trained on; the others have nothing to learn from."""
+        self._place = {row: place for place, row in enumerate(rows)}
+        images = len(rows)
         self.exposure: Exposure | None = None
         self.poses = PoseRefinement(images, device=device) if config.poses else None
         self.weight = 0.0
@@ -40,11 +43,17 @@ class Corrections:
 
     def camera(self, camera: Cameras, row: int) -> Cameras:
         """The camera of a view where it is thought to have stood; its viewmats may have a gradient."""
-        return camera if self.poses is None else replace(camera, viewmats=self.poses.apply(camera.viewmats, row))
+        return (
+            camera
+            if self.poses is None
+            else replace(camera, viewmats=self.poses.apply(camera.viewmats, self._place[row]))
+        )
 
     def color(self, image: Tensor, row: int | None) -> Tensor:
         """[H, W, 3] as that photograph would have shown it. None: as an average one would, for a view held out."""
-        return image if self.exposure is None else self.exposure.correct(image, row)
+        return (
+            image if self.exposure is None else self.exposure.correct(image, None if row is None else self._place[row])
+        )
 
     def held_out(self, row: int, image: Tensor) -> Tensor:
         """For `evaluate`."""
@@ -54,15 +63,15 @@ class Corrections:
         """[] what keeps the corrections small, or None."""
         terms = []
         if self.exposure is not None:
-            terms.append(self.weight * self.exposure.regulariser(row))
+            terms.append(self.weight * self.exposure.regulariser(self._place[row]))
         if self.poses is not None:
-            terms.append(POSE_WEIGHT * self.poses.regulariser(row))
+            terms.append(POSE_WEIGHT * self.poses.regulariser(self._place[row]))
         return sum(terms[1:], terms[0]) if terms else None
 
     def step(self, rows: Sequence[int], progress: float) -> None:
         """Moves what belongs to these images by the gradients that were collected."""
         if self.optimizer is not None:
-            self.optimizer.step(rows, FINAL_RATE**progress)
+            self.optimizer.step([self._place[row] for row in rows], FINAL_RATE**progress)
 
     def tables(self) -> dict[str, Tensor]:
         """Every tensor, by a name for a file."""

@@ -173,7 +173,7 @@ def evaluate(
         correct: changes the rendered colours before they are compared.
         each: is given every view's pictures and measures as they are made.
 
-    Pixels that a photo's mask leaves out are not counted.
+    Pixels that a photo's mask leaves out are not counted, nor views of which nothing is left.
 
     Raises:
         ValueError: no rows; a measure that was asked for and is not there.
@@ -188,9 +188,13 @@ def evaluate(
     scores = []
     for row in rows:
         pair = view_pair(gaussians, capture, row, photos, background=background, correct=correct, options=options)
+        if pair.mask is not None and not bool(pair.mask.any()):
+            continue  # nothing of it counts
         scores.append(_score(pair, flip, lpips))
         if each is not None:
             each(pair, scores[-1])
+    if not scores:
+        raise ValueError(f"{capture.path}: the masks of the measured views leave no pixel that counts")
     return Evaluation(tuple(scores))
 
 

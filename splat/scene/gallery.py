@@ -14,7 +14,7 @@ from splat.cameras import Cameras
 from splat.figures import Pixels, rgb
 from splat.files import atomic_write
 from splat.gaussians import Gaussians
-from splat.rendering import render
+from splat.rendering import RenderOptions, render
 from splat.scene.evaluate import ViewPair, ViewScore
 from splat.scene.figures import comparison, contact_sheet
 from splat.scene.paths import fly_through, one_size
@@ -72,12 +72,16 @@ def training_cameras(capture: Capture) -> Cameras:
 
 
 def rendered_frames(
-    gaussians: Gaussians, cameras: Cameras, background: Tensor, advance: Callable[[], None] = lambda: None
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: Tensor,
+    advance: Callable[[], None] = lambda: None,
+    options: RenderOptions = RenderOptions(),
 ) -> Iterator[Pixels]:
     """8-bit pictures of a path, one after the other; `advance` is called after each."""
     for i in range(len(cameras)):
         with torch.no_grad():
-            picture = render(gaussians, cameras[i], background=background).color[0]
+            picture = render(gaussians, cameras[i], background=background, options=options).color[0]
         yield rgb(picture)
         advance()
 
@@ -89,6 +93,7 @@ def write_fly_through(
     background: Tensor,
     frames: int = FLY_FRAMES,
     advance: Callable[[], None] = lambda: None,
+    options: RenderOptions = RenderOptions(),
 ) -> str:
     """Writes fly.mp4 (fly.webp where imageio-ffmpeg is missing) and returns its name.
 
@@ -97,5 +102,5 @@ def write_fly_through(
     """
     format: VideoFormat = "mp4" if can_write_mp4() else "webp"
     path = fly_through(training_cameras(capture), frames).to(gaussians.means.device)
-    write_video(folder / f"fly.{format}", rendered_frames(gaussians, path, background, advance), format=format)
+    write_video(folder / f"fly.{format}", rendered_frames(gaussians, path, background, advance, options), format=format)
     return f"fly.{format}"

@@ -53,6 +53,8 @@ class Objective:
         self._still = self.background.still(device)
         if config.loss.depth == "points" and not any(len(capture.views[row].keypoints) for row in capture.train):
             raise ValueError(f"{capture.path}: depth=points wants sparse points with tracks, which this data set lacks")
+        if config.loss.depth == "maps" and not any(capture.views[row].photo.depth for row in capture.train):
+            raise ValueError(f"{capture.path}: depth=maps wants depth maps, and no training picture has one (--depths)")
 
     def target(self, row: int, photo: Photo, image_count: int) -> Target:
         """The photograph of a view on the background of this step."""

@@ -49,22 +49,27 @@ def write_results(run: Run, options: ResultOptions = ResultOptions(), stage: Sta
         stage: is told what is being done.
     """
     t, folder = run.trainer, run.folder
+    write_scene(run)  # before all that could fail
     stage("measuring held-out views")
     rows = t.capture.test or t.capture.train[:: -(-len(t.capture.train) // GLIMPSE_VIEWS)]
     gallery = Gallery(folder, rows)
     evaluation = run.evaluate(rows, each=gallery.add)
     gallery.write_sheet()
     world = _world(run)
-    files = []
+    files, failed = [], []
     for suffix in dict.fromkeys(("ply", *options.formats)):
         stage(f"writing scene.{suffix}")
-        files.append(_file(run, folder / f"scene.{suffix}", world))
+        try:
+            files.append(_file(run, folder / f"scene.{suffix}", world))
+        except (ValueError, OSError) as error:  # one format must not cost the others, nor the report
+            failed.append(f"scene.{suffix} was not written: {error}")
     video = None
     if options.video:
         stage("flying")
-        video = write_fly_through(folder, world, t.capture, t.objective.background.still())
+        still = t.objective.background.still(t.device)
+        video = write_fly_through(folder, world.to(t.device), t.capture, still, options=t.options)
     about = machine.describe()
-    metrics = _metrics(run, evaluation, files) | {"machine": about}
+    metrics = _metrics(run, evaluation, files) | {"failed": failed, "machine": about}
     with atomic_write(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     stage("writing report.html")
@@ -80,7 +85,7 @@ def write_results(run: Run, options: ResultOptions = ResultOptions(), stage: Sta
         step_seconds=run.profile.seconds(),
         files=files,
         config=t.config.to_dict(),
-        notes=t.capture.notes,
+        notes=(*t.capture.notes, *failed),
         machine=about,
         video=video,
         held_out=held_out,

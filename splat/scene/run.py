@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from splat.core.checks import check_int
 from splat.core.ops import one_torch_thread
 from splat.files import atomic_write
-from splat.scene.checkpoint import load_checkpoint, save_checkpoint
+from splat.scene.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from splat.scene.evaluate import EvaluateOptions, Evaluation, evaluate
 from splat.scene.profile import StepProfile
 from splat.scene.train import Trainer
@@ -36,6 +37,9 @@ class RunOptions:
     """Images from one checkpoint to the next."""
     evaluate_every: float = 0.05
     """Share of the run from one look at held-out views to the next."""
+
+    def __post_init__(self) -> None:
+        check_int("checkpoint_every", self.checkpoint_every, 1)
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,9 @@ class Run:
         self.profile = StepProfile()
         self._losses: list[torch.Tensor] = []
 
-    def resume(self) -> None:
+    def resume(self, checkpoint: Checkpoint | None = None) -> None:
         """Goes on from the folder's checkpoint, with the trainer's configuration."""
-        load_checkpoint(self.folder / CHECKPOINT).restore(self.trainer)
+        (checkpoint or load_checkpoint(self.folder / CHECKPOINT)).restore(self.trainer)
         path = self.folder / HISTORY
         if path.exists():
             rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -130,10 +130,13 @@ def _small(capture: Capture, photos: PhotoCache, row: int) -> _Small:
 def _neighbours(views: list[_Small], i: int) -> list[int]:
     """The views that look most alike, but not from almost the same direction."""
     axes = torch.stack([v.camera.viewmats[0, 2, :3] for v in views]).double()
-    angles = torch.rad2deg(torch.acos((axes @ axes[i]).clamp(-1, 1)))
+    centers = torch.cat([v.camera.centers for v in views]).double()
+    # Between the axes, or as seen from a scene's size away: cameras in a row look the same way.
+    turned = torch.acos((axes @ axes[i]).clamp(-1, 1))
+    angles = torch.rad2deg(torch.maximum(turned, torch.atan((centers - centers[i]).norm(dim=1))))
     angles[angles < LEAST_ANGLE] += 30  # rather one that is farther off
     angles[i] = torch.inf
-    return angles.argsort(stable=True)[:NEIGHBOURS].tolist()
+    return angles.argsort(stable=True)[: min(NEIGHBOURS, len(views) - 1)].tolist()
 
 
 def _near(capture: Capture, view: _Small) -> float:

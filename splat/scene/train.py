@@ -84,7 +84,7 @@ class Trainer:
         rates = LearningRates(**config.rates.at(0, capture.extent))
         optimizer = GaussianAdam(first, rates, visible_only=config.visible_only, penalties=penalties_of(config))
         self.state = SceneState.start(optimizer, self.strategy.initial_statistics(len(first), self.device))
-        self.corrections = Corrections(config.correct, len(capture.views), self.device)
+        self.corrections = Corrections(config.correct, capture.train, self.device)
         self.objective = Objective(capture, config, self.corrections, self.device, backend)
         self.images = 0
         """Images trained on."""
@@ -175,8 +175,8 @@ class Trainer:
         """Densification's part of a step."""
         splats, strategy = done.rendered.info.splats, self.strategy
         if strategy.needs_gradients and self.progress <= self.config.default.stop:
-            gradients = splats.means2d.grad
-            assert gradients is not None
+            absolute = self.options.rasterize.absgrad
+            gradients = getattr(splats.means2d, "absgrad" if absolute else "grad")
             strategy.observe(self.state.statistics, View(gradients[0], splats.radii[0], cameras.width, cameras.height))
         if isinstance(strategy, McmcStrategy):
             strategy.add_noise(self.gaussians, self.state.ids, self.images, self.config.seed, rate)

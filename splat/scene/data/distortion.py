@@ -226,7 +226,7 @@ def undistorted(lens: Lens) -> Lens:
     return Lens(right - left, bottom - top, lens.focal, (cx - left, cy - top))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def sampling(lens: Lens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Where the pixels of `undistorted(lens)` are found in the lens's picture: [H, W, 2] pixels, and bool [H, W], false
     where the lens does not see."""

@@ -35,16 +35,13 @@ class Header:
     height: int
     turned: bool
     """EXIF turns it by 90 degrees."""
-    orientation: int
-    """EXIF's 1 .. 8, 1 = as stored."""
     alpha: bool
 
 
 def read_header(path: Path) -> Header:
     """Size and kind of a picture; BrokenPhoto when it is missing or no picture."""
     with _open(path) as image:
-        orientation = _orientation(image)
-        return Header(image.width, image.height, orientation in (5, 6, 7, 8), orientation, _has_alpha(image))
+        return Header(image.width, image.height, _orientation(image) in (5, 6, 7, 8), _has_alpha(image))
 
 
 # Decoding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +15,16 @@ import numpy as np
 
 from splat.scene.data.cache_folder import cached_folder, key_of
 from splat.scene.data.capture import Progress, listed
-from splat.scene.data.colmap_files import read_model
+from splat.scene.data.colmap_files import read_model, write_model
 from splat.scene.data.pixels import BrokenPhoto, decode, read_header, resize_area
 
 MAX_SIDE = 1600
 """Longest side of the copies that features are looked for in, pixels."""
+MOST_FEATURES = 4096
+"""Of a photo: the time for a pair of photos grows with the square."""
 MOST_EXHAUSTIVE = 150
 """More photos than this are matched with their neighbours by name only: pairs grow with the square."""
+_PAIRS_AT_ONCE = 100
 _SETTINGS = "1"  # to be counted up when other poses come out for the same photos
 _EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405
 
@@ -50,7 +53,7 @@ def find_poses(
     """
     report = progress or (lambda stage, done, total: None)
     by_sequence = sequence or len(photos) > MOST_EXHAUSTIVE
-    key = key_of(photos, f"sfm {_SETTINGS} {MAX_SIDE} {by_sequence}")
+    key = key_of(photos, f"sfm {_SETTINGS} {MAX_SIDE} {MOST_FEATURES} {by_sequence}")
     where = cached_folder(folder, "sfm", key, lambda work: _reconstruct(work, photos, by_sequence, report))
     found = {image.name for image in read_model(where).images}
     notes = []
@@ -76,8 +79,11 @@ def _reconstruct(work: Path, photos: Sequence[Path], by_sequence: bool, report: 
             groups = _copies(photos, scratch / "images", report)
             database = scratch / "database.db"
             _extract(colmap, database, scratch / "images", groups, threads, report)
-            _match(colmap, database, by_sequence, threads, report)
-            _map(colmap, database, scratch, sum(map(len, groups.values())), threads, report, work)
+            names = sorted(name for group in groups.values() for name in group)
+            _match(colmap, database, names, by_sequence, threads, report)
+            model = read_model(_map(colmap, database, scratch, len(names), threads, report))
+            images = tuple(replace(image, name=photos[int(Path(image.name).stem)].name) for image in model.images)
+            write_model(work, replace(model, images=images))
     finally:
         colmap.logging.minloglevel = level
 
@@ -87,14 +93,14 @@ _Group = tuple[int, int, float]
 
 
 def _copies(photos: Sequence[Path], folder: Path, report: Progress) -> dict[_Group, list[str]]:
-    """Upright copies of a bounded size, as names by the camera that they seem to be from. COLMAP does not look at the
-    orientation that EXIF gives, and finds features that differ from photo to photo less in smaller pictures."""
+    """Upright copies of a bounded size (COLMAP does not look at EXIF's orientation), named by the places of the photos
+    in the list, as names by the camera that they seem to be from."""
     from PIL import Image
 
     folder.mkdir()
     groups: dict[_Group, list[str]] = {}
     broken = []
-    for done, photo in enumerate(photos, 1):
+    for number, photo in enumerate(photos):
         try:
             read_header(photo)
             pixels = decode(photo, upright=True)[..., :3]
@@ -104,11 +110,11 @@ def _copies(photos: Sequence[Path], folder: Path, report: Progress) -> dict[_Gro
         height, width = pixels.shape[:2]
         factor = max(1.0, max(width, height) / MAX_SIDE)
         small = resize_area(pixels, max(1, round(width / factor)), max(1, round(height / factor)))
-        # PNG whatever the name says: no second loss. COLMAP goes by the contents.
-        Image.fromarray(np.ascontiguousarray(small)).save(folder / photo.name, "PNG", compress_level=1)
+        name = f"{number:06d}.png"
+        Image.fromarray(np.ascontiguousarray(small)).save(folder / name, compress_level=1)
         size = small.shape[1], small.shape[0]
-        groups.setdefault((*size, _focal(photo) * max(size)), []).append(photo.name)
-        report("preparing photos", done, len(photos))
+        groups.setdefault((*size, _focal(photo) * max(size)), []).append(name)
+        report("preparing photos", number + 1, len(photos))
     if sum(map(len, groups.values())) < 2:
         why = f" ({listed(broken, 1)})" if broken else ""
         raise ValueError(
@@ -135,6 +141,7 @@ def _extract(
     total, done = sum(map(len, groups.values())), 0
     options = colmap.FeatureExtractionOptions()
     options.num_threads, options.use_gpu = threads, False
+    options.sift.max_num_features = MOST_FEATURES
     report("finding features", 0, total)
     for (width, height, focal), names in groups.items():
         reader = colmap.ImageReaderOptions()
@@ -160,15 +167,36 @@ def _extract(
             report("finding features", done, total)
 
 
-def _match(colmap: Any, database: Path, by_sequence: bool, threads: int, report: Progress) -> None:
+def _match(
+    colmap: Any, database: Path, names: Sequence[str], by_sequence: bool, threads: int, report: Progress
+) -> None:
     options = colmap.FeatureMatchingOptions()
     options.num_threads, options.use_gpu = threads, False
-    match = colmap.match_sequential if by_sequence else colmap.match_exhaustive
-    report("matching photos", 0, 0)
-    _run(match, database, matching_options=options, device=colmap.Device.cpu)
+    pairs, pairing = _pairs(names, by_sequence), colmap.ImportedPairingOptions()
+    pairing.match_list_path = database.with_suffix(".pairs")
+    report("matching photos", 0, len(pairs))
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        part = pairs[start : start + _PAIRS_AT_ONCE]
+        pairing.match_list_path.write_text("".join(f"{first} {second}\n" for first, second in part))
+        _run(
+            colmap.match_image_pairs,
+            database,
+            matching_options=options,
+            pairing_options=pairing,
+            device=colmap.Device.cpu,
+        )
+        report("matching photos", start + len(part), len(pairs))
 
 
-def _map(colmap: Any, database: Path, scratch: Path, total: int, threads: int, report: Progress, target: Path) -> None:
+def _pairs(names: Sequence[str], by_sequence: bool) -> list[tuple[str, str]]:
+    """All, or each photo with the ten after it and those 16, 32, 64 ... places on, which tie a long walk together."""
+    count = len(names)
+    steps = [*range(1, 11), *(2**k for k in range(4, count.bit_length()))] if by_sequence else range(1, count)
+    return [(names[i], names[i + step]) for i in range(count) for step in steps if i + step < count]
+
+
+def _map(colmap: Any, database: Path, scratch: Path, total: int, threads: int, report: Progress) -> Path:
+    """Folder of the largest model."""
     options = colmap.IncrementalPipelineOptions()
     options.num_threads, options.random_seed = threads, 0
     options.min_model_size = 2
@@ -195,7 +223,7 @@ def _map(colmap: Any, database: Path, scratch: Path, total: int, threads: int, r
             "no camera poses could be found; the photos must show one scene that stands still, sharply, from places "
             "that differ a little from one photo to the next"
         )
-    max(models.values(), key=lambda model: model.num_reg_images()).write_binary(str(target))
+    return scratch / "models" / str(max(models, key=lambda index: models[index].num_reg_images()))
 
 
 def _run(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -39,7 +39,7 @@ class DefaultStrategy:
     ) -> tuple[Edit | None, str]:
         """Grow and prune; afterwards the statistics count from zero."""
         c = self.config
-        if not c.start < moment.progress <= c.stop:
+        if not c.start < moment.progress < c.stop:
             return None, ""
         score = statistics["grad2d"] / statistics["seen"].clamp_min(1)
         grow = score > c.grow_grad2d
@@ -60,7 +60,7 @@ class DefaultStrategy:
     def reset_due(self, moment: Moment) -> bool:
         """Whether opacities are to be reset at this refinement."""
         every, since = self.config.reset_every, moment.iteration - moment.images
-        return every > 0 and moment.progress <= self.config.stop and moment.iteration // every > since // every
+        return every > 0 and moment.progress < self.config.stop and moment.iteration // every > since // every
 
     def reset(self, gaussians: Gaussians) -> Tensor:
         """[N] opacity logits of at most 2 x prune_opacity."""

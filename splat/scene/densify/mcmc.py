@@ -40,10 +40,10 @@ class McmcStrategy:
     ) -> tuple[Edit | None, str]:
         """Relocate the dead, then grow."""
         c = self.config
-        if not c.start < moment.progress <= c.stop:
+        if not c.start < moment.progress < c.stop:
             return None, ""
         count = len(gaussians)
-        dead = sigmoid(gaussians.opacity_logits) <= c.min_opacity
+        dead = (sigmoid(gaussians.opacity_logits) <= c.min_opacity) | ~gaussians.valid
         new = max(0, self.target(count, moment) - count)
         edit = moved_and_added(gaussians, dead, new, moment, c.min_opacity)
         return edit, f"{int(dead.sum()):,} moved, +{new:,}"
