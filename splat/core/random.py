@@ -30,7 +30,6 @@ class Purpose(IntEnum):
     SAMPLE = 5
     BACKGROUND = 6
     POINTS = 7
-    PALETTE = 8
 
 
 def philox(seed: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -55,15 +55,12 @@ class RatesConfig:
     """Of the colours."""
     shN: float = 1.25e-4
     """Of the view-dependent part of the colours."""
-    final: float = 1.0
-    """All rates but that of the means fall to this share of themselves over the last third of the run."""
 
     def at(self, progress: float, extent: float) -> dict[str, float]:
         """The fields of `splat.LearningRates` at a point 0..1 of the run."""
         means = self.means * (self.means_final / self.means) ** progress if self.means > 0 else 0.0
-        fade = self.final ** max(0.0, 3 * progress - 2)
         names = ("quats", "log_scales", "opacity_logits", "sh0", "shN")
-        return {"means": means * extent} | {name: fade * getattr(self, name) for name in names}
+        return {"means": means * extent} | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
