@@ -1,0 +1,137 @@
+"""The HEAD section: what a coded picture is, and the steps of its numbers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from splat.image.codec.container import CodecError, Reader, Writer
+from splat.image.codec.lattice import MARGIN, MAX_LOG_SCALE, MAX_QP, MIN_LOG_SCALE, Floats, Lattice
+from splat.image.layout import Layout, Mode
+
+VERSION = 1
+MAX_SIDE = 1 << 20
+"""Pixels."""
+MAX_CHANNELS = 256
+MAX_CELL = 14
+MIN_CHUNK, MAX_CHUNK = 5, 16
+"""log2 of a chunk's side."""
+_MODES: tuple[Mode, ...] = ("L", "LA", "RGB", "RGBA")
+_BLENDS: tuple[Literal["sum", "topk"], ...] = ("sum", "topk")
+_BASIS_ONE = 127
+
+
+@dataclass(frozen=True)
+class Header:
+    """Of one file."""
+
+    width: int
+    height: int
+    layout: Layout
+    qp: int
+    cell: int
+    """log2 of a cell's side in pixels."""
+    typical: int
+    """log2 of a usual smaller scale, in 1/256 octave."""
+    basis: Floats
+    """[D, D] multiples of 1/127."""
+    offset: Floats
+    """[D] float16 values."""
+    blend: Literal["sum", "topk"] = "sum"
+    topk: int = 10
+    dilation: float = 0.0
+    chunk: int = 0
+    """log2 of a chunk's side in pixels; 0: no chunks."""
+
+    @property
+    def lattice(self) -> Lattice:
+        """The steps of the file's numbers."""
+        return Lattice(self.qp, self.cell, self.width, self.height, self.basis, self.offset)
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Chunks along x and y."""
+        if not self.chunk:
+            return 1, 1
+        return -(-self.width >> self.chunk), -(-self.height >> self.chunk)
+
+    @property
+    def chunk_cells(self) -> int:
+        """Cells along a chunk's side."""
+        return 1 << (self.chunk - self.cell)
+
+    def write(self) -> bytes:
+        """The section's content."""
+        out = Writer()
+        out.byte(VERSION)
+        mode = next((i for i, m in enumerate(_MODES) if Layout.of(m) == self.layout), None)
+        with_offset, with_dilation = bool(self.offset.any()), self.dilation != 0.0
+        out.byte(_BLENDS.index(self.blend) | with_offset << 1 | with_dilation << 2 | (mode is None) << 3 | (mode or 0) << 4)
+        out.varint(self.width)
+        out.varint(self.height)
+        if mode is None:
+            text = json.dumps(self.layout.records(), separators=(",", ":")).encode()
+            out.varint(len(text))
+            out.raw(text)
+        if self.blend == "topk":
+            out.varint(self.topk)
+        if with_dilation:
+            out.pack("e", self.dilation)
+        out.byte(self.qp)
+        out.byte(self.cell)
+        out.byte(self.chunk)
+        out.pack("h", self.typical)
+        out.raw(np.round(self.basis * _BASIS_ONE).astype(np.int8).tobytes())
+        if with_offset:
+            out.raw(self.offset.astype("<f2").tobytes())
+        return bytes(out.data)
+
+    @classmethod
+    def read(cls, content: bytes) -> Header:
+        """The header of a section's content; CodecError where it is damaged."""
+        read = Reader(content)
+        if (version := read.byte()) > VERSION:
+            raise CodecError(f"version {version} of .s2d is newer than this splat, which knows up to {VERSION}")
+        flags = read.byte()
+        width, height = (read.varint(MAX_SIDE) for _ in range(2))
+        if flags & 8:
+            try:
+                layout = Layout.from_records(json.loads(read.raw(read.varint(1 << 16))))
+            except ValueError as error:  # also what json and UTF-8 raise
+                raise CodecError(f"the header's layout is damaged ({error})") from error
+        else:
+            layout = Layout.of(_MODES[flags >> 4 & 3])
+        topk = read.varint(1024) if flags & 1 else 10
+        dilation = float(read.unpack("e")[0]) if flags & 4 else 0.0
+        qp, cell, chunk = read.byte(), read.byte(), read.byte()
+        (typical,) = struct.unpack("<h", read.raw(2))
+        count = layout.channels
+        if min(width, height, topk) < 1 or count > MAX_CHANNELS or qp > MAX_QP or cell > MAX_CELL:
+            raise CodecError("the header holds values out of range")
+        if (chunk and not max(MIN_CHUNK, cell) <= chunk <= MAX_CHUNK) or not 0 <= dilation < 1e4:
+            raise CodecError("the header holds values out of range")
+        if not MIN_LOG_SCALE <= typical <= MAX_LOG_SCALE:
+            raise CodecError("the header holds values out of range")
+        basis = np.frombuffer(read.raw(count * count), np.int8).reshape(count, count) / _BASIS_ONE
+        offset = np.frombuffer(read.raw(2 * count), "<f2").astype(np.float64) if flags & 2 else np.zeros(count)
+        if not np.isfinite(offset).all() or np.linalg.matrix_rank(basis) < count:
+            raise CodecError("the header's colours are damaged")
+        return cls(
+            width, height, layout, qp, cell, typical, basis, offset, _BLENDS[flags & 1], topk, dilation, chunk
+        )
+
+
+def rounded_basis(basis: Floats) -> Floats:
+    """A basis as the file holds it."""
+    rounded: Floats = np.round(np.clip(basis, -1, 1) * _BASIS_ONE) / _BASIS_ONE
+    return rounded
+
+
+def usual_cell(width: int, height: int, count: int) -> int:
+    """log2 of the side of a square that holds a Gaussian or two."""
+    share = np.sqrt(width * height / max(1, count))
+    return int(np.clip(np.floor(np.log2(share)), 0, min(MAX_CELL, 13 - MARGIN)))
