@@ -18,7 +18,7 @@ def main(photo: str, count: str, output: str) -> None:
     picture = read_picture(Path(photo))
     result = splat.fit_image(picture, splat.FitConfig(n=int(count)), callback=show)
     print(f"{result.psnr:.2f} dB")
-    write_picture(output, result.model.render().clamp(0, 1), picture.channels, picture.bits)
+    write_picture(output, result.model.render(), picture.layout)
     result.model.save(Path(output).with_suffix(".safetensors"))
 
 

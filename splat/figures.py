@@ -20,11 +20,8 @@ SIGNED = np.array([[30, 80, 200], [150, 180, 235], [245, 245, 245], [240, 160, 1
 
 
 def rgb(pixels: Tensor) -> Pixels:
-    """[H, W, 1|3|4] in 0..1 as 8-bit RGB; alpha is shown over white (the colours are premultiplied)."""
-    values = pixels.detach().float()
-    if values.shape[2] == 4:
-        values = values[..., :3] + (1 - values[..., 3:])
-    values = values.clamp(0, 1)
+    """[H, W, 1|3] in 0..1 as 8-bit RGB."""
+    values = pixels.detach().float().clamp(0, 1)
     levels: Pixels = (values.expand(-1, -1, 3) * 255 + 0.5).to(torch.uint8).cpu().numpy()
     return levels
 

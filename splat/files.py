@@ -39,9 +39,10 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
 
 
 def load_tensors(
-    path: str | Path, names: tuple[str, ...] | None, *, format: str, version: str
+    path: str | Path, names: tuple[str, ...] | None, *, format: str, version: str | tuple[str, ...]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The named tensors (None: all) and the metadata of a file that `save_tensors` wrote.
+    """The named tensors (None: all) and the metadata of a file that `save_tensors` wrote, in this version or in one of
+    these.
 
     Raises:
         ValueError: the file is missing, damaged, of another format or of another version.
@@ -55,8 +56,10 @@ def load_tensors(
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             got = (metadata.get("format"), metadata.get("version"))
-            if got != (format, version):
-                raise ValueError(f"{path}: wanted a {format} file of version {version}, got {got[0]}, {got[1]}")
+            versions = (version,) if isinstance(version, str) else version
+            if got[0] != format or got[1] not in versions:
+                wanted = " or ".join(versions)
+                raise ValueError(f"{path}: wanted a {format} file of version {wanted}, got {got[0]}, {got[1]}")
             return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}, metadata
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error

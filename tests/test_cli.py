@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from splat.cli import main
+from splat.image.layout import Layout
 from splat.image.picture import PictureError, read_picture, write_picture
 
 PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim05.png"
@@ -44,7 +45,7 @@ def test_fit_and_render_write_what_they_promise(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[-1]["event"] == "done" and lines[0]["event"] == "progress"
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["n"] == 60 and metrics["psnr"] > 20 and metrics["schema_version"] == 1
+    assert metrics["n"] == 60 and metrics["psnr"] > 20 and metrics["schema_version"] == 2
     recon, photo = (read_picture(p).pixels for p in (out / "recon.png", small))
     assert abs(-10 * float(torch.log10((recon - photo).square().mean())) - metrics["psnr"]) < 0.1
     with Image.open(out / "fit.webp") as animation:
@@ -144,21 +145,20 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_fit(
         assert error.startswith("splat: error: ") and error.count("\n") == 1 and time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("channels", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_pictures_come_back_bit_for_bit(channels: str, bits: int, tmp_path: Path) -> None:
-    depth = {"L": 1, "RGB": 3, "RGBA": 4}[channels]
+def test_pictures_come_back_bit_for_bit(mode: str, bits: int, tmp_path: Path) -> None:
+    depth = len(mode)
     top = 2**bits - 1
     levels = np.random.default_rng(0).integers(0, top + 1, (7, 9, depth)).astype(np.uint16 if bits == 16 else np.uint8)
-    if depth == 4:
-        levels[..., 3] = top
-        levels[0, 0, 3] = 0
+    if "A" in mode:
+        levels[0, 0, -1] = 0
     pixels = read_picture(levels).pixels
-    write_picture(tmp_path / "p.png", pixels, channels, bits)  # type: ignore[arg-type]
+    write_picture(tmp_path / "p.png", pixels, Layout.of(mode, bits))  # type: ignore[arg-type]
     again = read_picture(tmp_path / "p.png")
-    assert again.channels == channels and again.bits == bits
+    assert again.layout == Layout.of(mode, bits, name="p")  # type: ignore[arg-type]
     assert torch.equal(again.pixels, pixels)
-    assert again.pixels[0, 0].abs().sum() == 0 or depth != 4  # premultiplied: transparent is zero
+    assert again.pixels[0, 0].abs().sum() == 0 or "A" not in mode  # premultiplied: transparent is zero
 
 
 def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
@@ -171,7 +171,15 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((3, 4, 2)), np.zeros(4), np.full((2, 2), np.nan), np.zeros((0, 3, 3)), np.full((2, 2), 7.0)]
+    "array",
+    [
+        np.zeros((3, 4, 0)),
+        np.zeros((3, 4, 5)),
+        np.zeros(4),
+        np.full((2, 2), np.nan),
+        np.zeros((0, 3, 3)),
+        np.full((2, 2), 7.0),
+    ],
 )
 def test_bad_arrays_are_refused(array: np.ndarray) -> None:
     with pytest.raises(PictureError):

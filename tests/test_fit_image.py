@@ -15,6 +15,7 @@ from splat.image.fit import FitConfig, auto_count, fit_image
 from splat.image.fitter import Fit, FitProgress
 from splat.image.grow import SPACING, best_births, removal_cost
 from splat.image.init import initial_shapes, sample_positions, structure_tensor
+from splat.image.layout import RGB
 from splat.image.model import ImageGaussians
 from splat.image.picture import read_picture
 from splat.image.solve import ColorSystem
@@ -175,7 +176,7 @@ def test_new_gaussians_lie_along_the_edge() -> None:
 
 def test_the_removal_cost_is_the_rise_of_the_squared_error() -> None:
     photo = crop(64)
-    fit = Fit(photo, "RGB", structure_tensor(photo), 1200, seed=0)
+    fit = Fit(photo, RGB, structure_tensor(photo), 1200, seed=0)
     p = fit.optimizer.params
     system = ColorSystem(p["means"], p["log_scales"], p["angles"], 64, 64)
     step = system.step(p["colors"], fit.target_tiles)

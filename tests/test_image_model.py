@@ -66,7 +66,7 @@ def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
     again = ImageGaussians.load(tmp_path / "m.safetensors")
     for name in ("means", "log_scales", "angles", "colors"):
         assert torch.equal(getattr(model, name), getattr(again, name))
-    assert (again.width, again.height, again.channels) == (37, 23, "RGB")
+    assert (again.width, again.height, again.layout) == (37, 23, model.layout)
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 

@@ -92,7 +92,7 @@ class FitImage:
                 def callback(progress: FitProgress) -> None:
                     show(progress)
                     if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
-                        frames.append(animation_frame(progress.model_fn().render()))
+                        frames.append(animation_frame(picture.layout.preview(progress.model_fn().render())))
 
                 result = fit_image(picture, config, callback=callback)
             self._write(result, picture, frames)
@@ -110,7 +110,7 @@ class FitImage:
         with torch.no_grad():
             recon = result.model.render().clamp(0, 1)
         result.model.save(out / "model.safetensors")
-        write_picture(out / "recon.png", recon, picture.channels, picture.bits)
+        write_picture(out / "recon.png", recon, picture.layout)
         metrics = _metrics(result, picture, recon) | {
             "seed": self.seed,
             "preset": self.preset,
@@ -119,10 +119,11 @@ class FitImage:
         }
         with atomic_write(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
+        view = picture.layout.preview(recon)
+        write_figure(figures.error_figure(view, picture.layout.preview(picture.pixels)), out / "error.png")
         write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
         if frames:
-            figures.write_animation([*frames, figures.animation_frame(recon)], out / "fit.webp")
+            figures.write_animation([*frames, figures.animation_frame(view)], out / "fit.webp")
         if self.json_lines:
             print(json.dumps({"event": "done", **{k: metrics[k] for k in ("n", "psnr", "ssim", "ms_ssim")}}))
         elif not self.quiet:
@@ -140,12 +141,11 @@ def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, An
     from splat.metrics import MAX_PSNR, ms_ssim, psnr, ssim
 
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "picture": picture.name,
         "width": result.model.width,
         "height": result.model.height,
-        "channels": picture.channels,
-        "bits": picture.bits,
+        "layout": picture.layout.records(),
         "n": len(result.model),
         "psnr": min(MAX_PSNR, psnr(recon, picture.pixels)),
         "ssim": ssim(recon, picture.pixels),

@@ -28,8 +28,8 @@ class RenderImage:
     """Output pixels per pixel of the fitted picture."""
     crop: tuple[float, float, float, float] | None = None
     """X Y W H in pixels of the fitted picture: draw only this part."""
-    bits: Literal[8, 16] = 8
-    """Bits per channel of the PNG, 8 or 16."""
+    bits: Literal[8, 16, 32] | None = None
+    """Bits per channel of what is written (default: those of the picture that was fitted)."""
 
     def run(self) -> int:
         """Renders and writes."""
@@ -41,6 +41,7 @@ class RenderImage:
         model = ImageGaussians.load(self.model)
         with torch.no_grad():
             picture = model.render(height=self.height, width=self.width, scale=self.scale, crop=self.crop)
-        write_picture(self.output, picture, model.channels, self.bits)
-        print(f"{self.output}  {picture.shape[1]} x {picture.shape[0]}")
+        layout = model.layout if self.bits is None else model.layout.with_bits(self.bits)
+        for path in write_picture(self.output, picture, layout):
+            print(f"{path}  {picture.shape[1]} x {picture.shape[0]}")
         return 0

@@ -19,10 +19,10 @@ MAX_PANEL = 2048
 
 
 def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
-    """Signed error (left, mean of the channels) and absolute error (right) of [H, W, D] pictures, with their scales.
+    """Signed error (left, mean of the channels) and absolute error (right) of previews [H, W, 1|3], with their scales.
     The scales end at the 99.5th percentile, so that a few pixels do not turn the rest black. A picture larger than
     MAX_PANEL is shown smaller, by averages."""
-    difference = (recon.detach().clamp(0, 1) - target).float()
+    difference = (recon.detach().clamp(0, 1) - target.clamp(0, 1)).float()
     both = torch.stack([difference.mean(2), difference.abs().mean(2)])
     shrink = -(-max(both.shape[1:]) // MAX_PANEL)
     if shrink > 1:
@@ -58,8 +58,8 @@ def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
 
 
 def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) -> Image.Image:
-    """One-sigma ellipses in the Gaussians' own colours on a dark ground. Beyond 20,000 a random part of them is drawn
-    and the caption says so."""
+    """One-sigma ellipses in the Gaussians' own colours (of the first group of channels) on a dark ground. Beyond 20,000 a
+    random part of them is drawn and the caption says so."""
     scale = min(scale, 4096 / max(model.width, model.height))
     width, height = max(1, round(model.width * scale)), max(1, round(model.height * scale))
     sheet = Image.new("RGB", (max(width, 200), height + 22), (16, 16, 20))
@@ -72,7 +72,8 @@ def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) ->
     circle = np.stack([np.cos(angle), np.sin(angle)], -1)
     means, axes = model.means.detach().numpy() * scale, model.log_scales.detach().exp().numpy() * scale
     cos, sin = np.cos(model.angles.detach().numpy()), np.sin(model.angles.detach().numpy())
-    colors = model.colors.detach()[:, : min(3, model.colors.shape[1])]
+    colors = model.layout.split(model.colors.detach())[0]
+    colors = colors[:, :3] if colors.shape[1] > 2 else colors[:, :1]
     shown = (colors.abs() / colors.abs().amax(1, keepdim=True).clamp_min(1e-6) * 0.75 + 0.25).expand(-1, 3).numpy()
     for i in rows:
         p = circle * axes[i]
@@ -87,7 +88,7 @@ def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) ->
 
 
 def animation_frame(pixels: Tensor, longest: int = 768) -> Pixels:
-    """[H, W, D] as 8-bit RGB of at most `longest` pixels a side."""
+    """A preview [H, W, 1|3] as 8-bit RGB of at most `longest` pixels a side."""
     image = Image.fromarray(rgb(pixels))
     image.thumbnail((longest, longest))
     return np.asarray(image)

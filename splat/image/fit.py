@@ -93,7 +93,9 @@ def fit_image(
 
     Args:
         image: a path, a PIL image, or a numpy array or tensor [H, W] or [H, W, D] (uint8, uint16, or float in 0..1)
-            with D = 1, 3 or 4 (RGBA is fitted premultiplied).
+            with D of 1 to 4 (alpha is fitted premultiplied); a TextureMap where more is to be said of it, as of
+            normals, linear light and feature maps; a list of these for a stack, which one set of Gaussians is fitted
+            to.
         config: how many Gaussians, how long.
         callback: called after every step.
 
@@ -104,7 +106,7 @@ def fit_image(
     Raises:
         PictureError: the picture cannot be read or fitted.
     """
-    picture = image if isinstance(image, Picture) else read_picture(image)
+    picture = read_picture(image)
     with one_torch_thread(), deferred_stop() as stop:
 
         def report(progress: FitProgress) -> None:
@@ -122,7 +124,7 @@ class _Search:
 
     def __init__(self, picture: Picture, config: FitConfig, clock: Clock) -> None:
         self.target: Tensor = picture.pixels.float().contiguous()
-        self.channels, self.config, self.clock = picture.channels, config, clock
+        self.layout, self.config, self.clock = picture.layout, config, clock
         began = perf_counter()
         self.structure = structure_tensor(self.target)
         self.prepared = perf_counter() - began
@@ -147,7 +149,7 @@ class _Search:
         return FitResult(fit.best[1], clock.history, seconds, fit.best[0], interrupted=clock.stopped())
 
     def _fit(self, n: int, until: float | None, steps: int | None = None) -> Fit:
-        fit = Fit(self.target, self.channels, self.structure, n, self.config.seed)
+        fit = Fit(self.target, self.layout, self.structure, n, self.config.seed)
         run_fit(fit, self.clock, steps or STEPS[self.config.preset], until)
         self.fits.append(fit)
         return fit

@@ -15,9 +15,9 @@ from splat.core.project_image import project_image
 from splat.core.rasterize_l2 import L2Step, rasterize_l2, to_tiles
 from splat.image.grow import best_births, removal_cost
 from splat.image.init import Structure, initial_shapes
+from splat.image.layout import Layout
 from splat.image.model import ImageGaussians
 from splat.image.optimizer import LearningRates, ShapeOptimizer
-from splat.image.picture import Channels
 from splat.image.solve import ColorSystem, solve_colors
 from splat.metrics import MAX_PSNR, psnr_of_error
 
@@ -62,12 +62,12 @@ class Schedule:
 class Fit:
     """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
 
-    def __init__(self, target: Tensor, channels: Channels, structure: Structure, total: int, seed: int) -> None:
+    def __init__(self, target: Tensor, layout: Layout, structure: Structure, total: int, seed: int) -> None:
         began = time.perf_counter()
         self.target = target
         self.target_tiles = to_tiles(target)
         self.height, self.width, _ = target.shape
-        self.channels = channels
+        self.layout = layout
         self.generator = torch.Generator().manual_seed(seed)
         self.structure = structure
         self.total = total
@@ -143,7 +143,7 @@ class Fit:
     def model(self) -> ImageGaussians:
         """A copy of the present state."""
         tensors = {name: p.clone() for name, p in self.optimizer.params.items()}
-        return ImageGaussians(**tensors, width=self.width, height=self.height, channels=self.channels)
+        return ImageGaussians(**tensors, width=self.width, height=self.height, layout=self.layout)
 
 
 @dataclass(frozen=True)

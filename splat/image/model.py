@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from splat.core.binning import ALPHA_MIN
-from splat.core.checks import Arguments, check_size
+from splat.core.checks import Arguments, check_size, check_type
 from splat.core.ops import Backend
 from splat.core.project_image import project_image
 from splat.core.reference.rasterize import splat_weights
 from splat.files import load_tensors, save_tensors
 from splat.image.draw import rasterize_image
-from splat.image.picture import CHANNEL_COUNT, Channels
+from splat.image.layout import RGB, Layout
 
 MAX_SIDE = 1 << 16
 """Longest side of a render, pixels."""
 _FORMAT = "splat-image-gaussians"
-_VERSION = "1"
+_VERSION = "2"
+_OLD_VERSION = "1"
+"""Had a mode, L, RGB or RGBA, where there is a layout now."""
 _TENSORS = ("means", "log_scales", "angles", "colors")
 
 
 @dataclass(frozen=True)
 class ImageGaussians:
     """N 2D Gaussians whose weighted sum is a picture: I(p) = sum_n colors_n exp(-d^T Sigma_n^-1 d / 2), d = p - means_n
-    (GaussianImage, Zhang et al. 2024, eq. 6). Values are sRGB in 0..1; a render may leave that range slightly."""
+    (GaussianImage, Zhang et al. 2024, eq. 6). Values are those of its layout, in 0..1 (of an ordinary picture sRGB); a
+    render may leave that range slightly."""
 
     means: Tensor
     """[N, 2] pixels of the fitted picture, x right, y down; the centre of the first pixel is 0.5."""
@@ -39,21 +43,20 @@ class ImageGaussians:
     angles: Tensor
     """[N] radians, direction of the first axis, from x towards y."""
     colors: Tensor
-    """[N, D], any sign. RGBA: colour premultiplied by alpha, then alpha."""
+    """[N, D], any sign; D channels as the layout says."""
     width: int
     """Width in pixels of the picture that was fitted."""
     height: int
-    channels: Channels = "RGB"
-    """What the D channels are: L, RGB or RGBA."""
+    layout: Layout = RGB
+    """What the D channels are."""
 
     def __post_init__(self) -> None:
         check = Arguments()
         check.floats("means", self.means, "N", 2)
         check.floats("log_scales", self.log_scales, "N", 2)
         check.floats("angles", self.angles, "N")
-        if self.channels not in CHANNEL_COUNT:
-            raise ValueError(f"channels must be one of {', '.join(CHANNEL_COUNT)}, got {self.channels!r}")
-        check.floats("colors", self.colors, "N", CHANNEL_COUNT[self.channels])
+        check_type("layout", self.layout, Layout)
+        check.floats("colors", self.colors, "N", self.layout.channels)
         check_size(self.width, self.height)
 
     def __len__(self) -> int:
@@ -145,16 +148,18 @@ class ImageGaussians:
 
     def save(self, path: str | Path) -> None:
         """Writes the model as .safetensors (to a temporary name, then renamed)."""
-        about = {"width": str(self.width), "height": str(self.height), "channels": self.channels}
+        about = {"width": str(self.width), "height": str(self.height), "layout": json.dumps(self.layout.records())}
         tensors = {name: getattr(self, name) for name in _TENSORS}
         save_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **about})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote; ValueError for a missing, damaged or other file."""
-        tensors, about = load_tensors(path, _TENSORS, format=_FORMAT, version=_VERSION)
+        tensors, about = load_tensors(path, _TENSORS, format=_FORMAT, version=(_OLD_VERSION, _VERSION))
         try:
-            width, height, channels = int(about["width"]), int(about["height"]), cast(Channels, about["channels"])
+            width, height = int(about["width"]), int(about["height"])
+            old = about["version"] == _OLD_VERSION
+            layout = Layout.of(about["channels"]) if old else Layout.from_records(json.loads(about["layout"]))  # type: ignore[arg-type]
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path}: its header lacks width, height or channels ({error})") from error
-        return cls(**tensors, width=width, height=height, channels=channels)
+            raise ValueError(f"{path}: its header lacks width, height or layout ({error})") from error
+        return cls(**tensors, width=width, height=height, layout=layout)

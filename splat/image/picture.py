@@ -2,315 +2,270 @@
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splat.files import atomic_write
+from splat.image.formats import Array, Stored, check_size, read_file, read_image, write_file
+from splat.image.formats import PictureError as PictureError
+from splat.image.layout import Bits, Group, Kind, Layout
+from splat.image.normals import unit
+from splat.image.transfer import Curve, Transfer
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Channels = Literal["L", "RGB", "RGBA"]
-Bits = Literal[8, 16]
-Array: TypeAlias = npt.NDArray[np.generic]
 Source: TypeAlias = "str | Path | Array | Tensor | Image.Image"
+ReadAs = Literal["grey", "grey-alpha", "rgb", "rgba", "normal", "octa", "data"]
 
-MAX_SIDE = 16384
-"""Longest side of a picture, pixels."""
-CHANNEL_COUNT: dict[Channels, int] = {"L": 1, "RGB": 3, "RGBA": 4}
-_CHANNELS_OF = {count: name for name, count in CHANNEL_COUNT.items()}
-_EXIF_ORIENTATION = 0x0112
-# What Pillow raises for files that are cut off or damaged; its decoders do not share one exception.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-
-
-class PictureError(ValueError):
-    """A picture that cannot be read or written; the message is one line for the person who gave it."""
+_STORED: dict[ReadAs, int] = {"grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4, "normal": 3, "octa": 3}
+_USUAL: dict[int, ReadAs] = {1: "grey", 2: "grey-alpha", 3: "rgb", 4: "rgba"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture ready to be fitted.
-
-    Args:
-        pixels: [H,W,D] float32 in 0..1, the sRGB values as stored (not linearised). With alpha the colours are
-            premultiplied: a fully transparent pixel is all zero.
-        channels: what the D channels are.
-        bits: per channel in the source (8 for float arrays); what a reconstruction should be written with.
-        name: stem of the file name, or "array".
-    """
+    """A picture, or a stack of them, ready to be fitted."""
 
     pixels: Tensor
-    channels: Channels
-    bits: Bits
+    """[H, W, D] float32 in 0..1, what the fit sees (see `Group.encode`); of an ordinary picture the sRGB values as
+    stored (not linearised). With alpha the colours are premultiplied: a fully transparent pixel is all zero."""
+    layout: Layout
+    """What the D channels are, and how the source had them."""
     name: str
+    """Stem of the file name, or "array"."""
 
 
-def read_picture(source: Source) -> Picture:
+@dataclass(frozen=True)
+class TextureMap:
+    """A picture that says what it is: a normal map, linear light, how much it counts in a stack."""
+
+    source: Source
+    read_as: ReadAs | None = None
+    """What the channels are (default: 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA, else data). normal: unit normals,
+    fitted as three channels; octa: unit normals, fitted as two octahedral channels. Normals of 8 and 16 bits are stored
+    as (n + 1) / 2, those of floats as they are. data: scalars, of any range where they are floats."""
+    curve: Curve | None = None
+    """log or pq: floats from 0 up that are linear light (default: OpenEXR's colours log, all else as stored)."""
+    weight: float = 1.0
+    """How much the squared errors of its channels count in a stack."""
+    name: str | None = None
+    """What its results are named after (default: the stem of the file name)."""
+
+    def __post_init__(self) -> None:
+        if self.read_as is not None and self.read_as not in get_args(ReadAs):
+            raise ValueError(f"read_as must be one of {', '.join(get_args(ReadAs))}, got {self.read_as!r}")
+        if self.curve is not None and self.curve not in get_args(Curve):
+            raise ValueError(f"curve must be one of {', '.join(get_args(Curve))}, got {self.curve!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """FILE[:KIND][:CURVE][:WEIGHT] in any order after the file: "normal.png:octa:0.5", "sky.exr:pq"."""
+        found: dict[str, Any] = {}
+        while ":" in text:
+            rest, word = text.rsplit(":", 1)
+            if word in get_args(ReadAs):
+                key, value = "read_as", word
+            elif word in get_args(Curve):
+                key, value = "curve", word
+            else:
+                try:
+                    key, value = "weight", float(word)  # type: ignore[assignment]
+                except ValueError:
+                    break
+            if key in found:
+                raise PictureError(f"{text}: {key} is given twice")
+            found[key] = value
+            text = rest
+        return cls(text, **found)
+
+
+def read_picture(source: Source | TextureMap | Picture | Sequence[Source | TextureMap | Picture]) -> Picture:
     """Reads a picture: path (PNG 8/16-bit, JPEG, WebP and what else Pillow opens), array, tensor or PIL image.
 
-    Arrays and tensors are [H,W] or [H,W,D] with D of 1, 3 or 4 (alpha not premultiplied, as everywhere): uint8, uint16,
-    or floats in 0..1. The EXIF orientation of files and PIL images is applied; colour profiles are not.
+    Arrays and tensors are [H,W] or [H,W,D] (alpha not premultiplied, as everywhere): uint8, uint16, or floats in 0..1
+    (a TextureMap allows others). The EXIF orientation of files and PIL images is applied; colour profiles are not.
+    A list of pictures is a stack: of one size, fitted by the same Gaussians.
 
     Raises:
         PictureError: missing, damaged, animated, empty or too large picture; array of another shape, type or range.
     """
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        return _finish(*_read_file(path), path.stem)
-    if isinstance(source, Tensor):
-        source = (
-            source.detach().cpu().float().numpy() if source.dtype == torch.bfloat16 else source.detach().cpu().numpy()
-        )
-    if isinstance(source, np.ndarray):
-        return _finish(*_check_array(source), "array")
-    if hasattr(source, "getexif"):
-        try:
-            _check_image(source, "the PIL image")
-            return _finish(*_image_values(source), "array")
-        except PictureError:
-            raise
-        except _DAMAGED as error:
-            raise PictureError(f"cannot read the PIL image: {_one_line(error)}") from error
-    raise PictureError(f"a picture is a path, numpy array, torch tensor or PIL image, got {type(source).__name__}")
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, list | tuple):
+        return _stacked([read_picture(one) for one in source])
+    texture = source if isinstance(source, TextureMap) else TextureMap(source)  # type: ignore[arg-type]
+    stored, name = _read(texture.source)
+    return _picture(stored, replace(texture, name=texture.name or name))
 
 
-def write_picture(path: str | Path, pixels: Tensor, channels: Channels, bits: Bits = 8) -> None:
-    """Writes `pixels` [H,W,D] (0..1, clamped; colours premultiplied when `channels` is RGBA) by the suffix of `path`:
-    .png (8 or 16 bits, exact), .webp (lossless, 8 bits) or .jpg (quality 95, 8 bits, no alpha). The file appears whole
-    or not at all.
+def write_picture(path: str | Path, pixels: Tensor, layout: Layout) -> list[Path]:
+    """Writes what a fit or a render gave.
+
+    Args:
+        path: of one group: the suffix says the format: .png (8 or 16 bits, exact), .webp (lossless, 8 bits) or .jpg
+            (quality 95, 8 bits, no alpha). Of several groups: "out/recon.png" becomes "out/recon-NAME" with each
+            group's own suffix.
+        pixels: [H, W, D], clamped to 0..1.
+
+    Returns:
+        The files, which appear whole or not at all.
 
     Raises:
-        PictureError: shape that does not fit `channels`, values that are not finite, or a format that cannot hold them.
+        PictureError: shape that does not fit `layout`, values that are not finite, or a format that cannot hold them.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".webp", ".jpg", ".jpeg"):
-        raise PictureError(f"cannot write {path}: the name must end in .png, .webp or .jpg")
-    if bits == 16 and suffix != ".png":
-        raise PictureError(f"cannot write {path}: only .png holds 16 bits")
-    if channels == "RGBA" and suffix in (".jpg", ".jpeg"):
-        raise PictureError(f"cannot write {path}: JPEG holds no alpha, use .png or .webp")
-    if pixels.ndim != 3 or pixels.shape[2] != CHANNEL_COUNT[channels] or pixels.numel() == 0:
+    if pixels.ndim != 3 or pixels.shape[2] != layout.channels or pixels.numel() == 0:
         raise PictureError(
-            f"cannot write {path}: pixels must have shape [H,W,{CHANNEL_COUNT[channels]}], got {list(pixels.shape)}"
+            f"cannot write {path}: pixels must have shape [H,W,{layout.channels}], got {list(pixels.shape)}"
         )
     if not bool(pixels.isfinite().all()):
         raise PictureError(f"cannot write {path}: pixels hold NaN or infinity")
-    values = quantise(pixels, bits)
-    try:
-        with atomic_write(path) as temporary:
-            if bits == 16:
-                temporary.write_bytes(_encode_png16(values))
-            else:
-                from PIL import Image
-
-                kinds: dict[str, dict[str, Any]] = {".png": {"compress_level": 6}, ".webp": {"lossless": 1}}
-                options = kinds.get(suffix, {"quality": 95})
-                Image.fromarray(values[..., 0] if channels == "L" else values).save(temporary, **options)
-    except OSError as error:
-        raise PictureError(f"cannot write {path}: {_one_line(error)}") from error
+    fitted = pixels.detach().to("cpu", torch.float32)
+    paths = [path]
+    if len(layout.groups) > 1:
+        paths = [path.with_name(f"{path.stem}-{group.name}{group.suffix}") for group in layout.groups]
+    for where, group, values in zip(paths, layout.groups, layout.decode(fitted), strict=True):
+        write_file(where, _to_store(values, group, where))
+    return paths
 
 
-def quantise(pixels: Tensor, bits: Bits = 8) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """[H,W,D] 0..1 (premultiplied when D is 4) to integers: divides the colours by alpha, clamps and rounds."""
-    values = pixels.detach().to("cpu", torch.float32).clamp(0, 1)
-    if values.shape[2] == 4:
-        alpha = values[..., 3:]
-        colours = torch.where(alpha > 0, values[..., :3] / alpha.clamp_min(1e-12), 0).clamp_max(1)
-        values = torch.cat([colours, alpha], dim=2)
-    top = 2**bits - 1
-    rounded: npt.NDArray[np.float32] = (values * top + 0.5).floor().numpy()
-    return rounded.astype(np.uint8) if bits == 8 else rounded.astype(np.uint16)
+# Sources
 
 
-def _finish(values: npt.NDArray[np.float32], bits: Bits, name: str) -> Picture:
-    channels = _CHANNELS_OF[values.shape[2]]
-    pixels = torch.from_numpy(np.ascontiguousarray(values))
-    if channels == "RGBA":
-        pixels[..., :3] *= pixels[..., 3:]
-    return Picture(pixels, channels, bits, name)
+def _read(source: Any) -> tuple[Stored, str]:
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return read_file(path), path.stem
+    if isinstance(source, Tensor):
+        source = (source.float() if source.dtype == torch.bfloat16 else source).detach().cpu().numpy()
+    if isinstance(source, np.ndarray):
+        return Stored(source, ".npy" if source.dtype.kind == "f" or source.shape[2:] > (4,) else ".png"), "array"
+    if hasattr(source, "getexif"):
+        return read_image(source), "array"
+    raise PictureError(f"a picture is a path, numpy array, torch tensor or PIL image, got {type(source).__name__}")
 
 
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-# Files and PIL images
-
-
-def _read_file(path: Path) -> tuple[npt.NDArray[np.float32], Bits]:
-    from PIL import Image, UnidentifiedImageError
-
-    if not path.exists():
-        raise PictureError(f"{path}: no such file")
-    if path.is_dir():
-        raise PictureError(f"{path} is a directory; give one picture file")
-    try:
-        if path.stat().st_size == 0:
-            raise PictureError(f"{path} is empty (0 bytes)")
-        with warnings.catch_warnings():
-            # Our own limit on the size follows, and a damaged EXIF block does not make the pixels unreadable.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                _check_image(image, str(path))
-                return _image_values(image)
-    except PictureError:
-        raise
-    except Image.DecompressionBombError:
-        raise PictureError(f"{path} is too large: at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
-    except UnidentifiedImageError:
-        raise PictureError(f"{path} is not a picture in a known format (PNG, JPEG, WebP, ...), or is damaged") from None
-    except PermissionError:
-        raise PictureError(f"{path}: permission denied") from None
-    except _DAMAGED as error:
-        raise PictureError(f"{path} is damaged or cut off: {_one_line(error)}") from error
-
-
-def _check_image(image: Image.Image, where: str) -> None:
-    # An MPO is a JPEG from a phone or stereo camera; its further pictures are previews, not frames.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise PictureError(f"{where} holds {frames} frames (an animation or several pages); give a single picture")
-    _check_size(image.width, image.height, where)
-
-
-def _check_size(width: int, height: int, where: str) -> None:
-    if width < 1 or height < 1:
-        raise PictureError(f"{where} is empty: {width} x {height} pixels")
-    if max(width, height) > MAX_SIDE:
-        raise PictureError(f"{where} is too large: {width} x {height} pixels, at most {MAX_SIDE} a side")
-
-
-def _image_values(image: Image.Image) -> tuple[npt.NDArray[np.float32], Bits]:
-    """Values [H,W,D] in 0..1 of an open PIL image, upright, alpha not premultiplied."""
-    bits: Bits = 8
-    values = _png16_values(image)
-    if values is not None:
-        bits = 16
-    elif image.mode.startswith("I"):
-        bits = 16
-        values = _scaled(np.asarray(image).clip(0, 65535).astype(np.uint16)[..., None])
-    elif image.mode == "F":
-        values, bits = _check_array(np.asarray(image))
-    else:
-        transparent = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA")
-        grey = image.mode in ("1", "L")
-        values = _scaled(np.asarray(image.convert("RGBA" if transparent else "L" if grey else "RGB")))
-        values = values[..., None] if values.ndim == 2 else values
-    orientation = 1
-    # A damaged EXIF block is no reason to refuse the pixels.
-    with suppress(*_DAMAGED):
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return _upright(values, orientation), bits
-
-
-def _png16_values(image: Image.Image) -> npt.NDArray[np.float32] | None:
-    """All 16 bits of a PNG with more than one channel, or None where `image` is something else.
-
-    Pillow has no 16-bit colour mode and keeps the high bytes only. But its decoder undoes the PNG filters in C for any
-    raw mode of the right width, so the file is decoded once as big endian (keeps the high bytes) and once as little
-    endian (keeps the low ones). Grey with alpha is as wide as 8-bit RGBA, which yields all four bytes at once.
-    """
-    tiles = getattr(image, "tile", [])
-    raw = tiles[0][3] if image.format == "PNG" and tiles else None
-    if raw not in ("RGB;16B", "RGBA;16B", "LA;16B"):
-        return None
-    from PIL import Image
-
-    def decode(raw_mode: str) -> npt.NDArray[np.uint16]:
-        with Image.open(image.filename) as again:  # type: ignore[attr-defined]
-            codec, extents, offset, _ = again.tile[0]
-            again.tile = [type(again.tile[0])(codec, extents, offset, raw_mode)]
-            return np.asarray(again).astype(np.uint16)
-
-    if raw == "LA;16B":
-        bytes4 = decode("RGBA")
-        grey_alpha = bytes4[..., 0::2] << 8 | bytes4[..., 1::2]
-        return _scaled(grey_alpha[..., [0, 0, 0, 1]])
-    values = decode(raw) << 8 | decode(raw[:-1] + "L")
-    key = image.info.get("transparency")
-    if key is None:
-        return _scaled(values)
-    opaque = (values != np.asarray(key, np.uint16)).any(axis=2, keepdims=True)
-    return _scaled(np.concatenate([values, opaque.astype(np.uint16) * 65535], axis=2))
-
-
-def _upright(values: npt.NDArray[np.float32], orientation: int) -> npt.NDArray[np.float32]:
-    """Undoes the EXIF orientation (1..8; anything else is taken for upright)."""
-    if orientation in (5, 6, 7, 8):
-        values = values.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        values = values[::-1]
-    if orientation in (2, 3, 6, 7):
-        values = values[:, ::-1]
-    return values
-
-
-# Arrays
-
-
-def _scaled(values: Array) -> npt.NDArray[np.float32]:
-    return values.astype(np.float32) / np.float32(np.iinfo(cast("np.dtype[np.integer]", values.dtype)).max)
-
-
-def _check_array(array: Array) -> tuple[npt.NDArray[np.float32], Bits]:
+def _checked(array: Array, where: str) -> Array:
+    """[H, W, S] uint8, uint16, float16 or float32 of any array of numbers."""
     shape = list(array.shape)
     if array.ndim not in (2, 3):
-        raise PictureError(f"picture array must have shape [H,W] or [H,W,D], got {shape}")
-    if array.ndim == 2:
-        array = array[..., None]
-    height, width, depth = array.shape
-    if depth not in _CHANNELS_OF:
-        hint = "; channels come last" if height in _CHANNELS_OF else ""
-        raise PictureError(f"picture array must have 1, 3 or 4 channels [H,W,D], got {shape}{hint}")
-    _check_size(width, height, "picture array")
-    if array.dtype in (np.uint8, np.uint16):
-        return _scaled(array), 16 if array.dtype == np.uint16 else 8
+        raise PictureError(f"{where} must have shape [H,W] or [H,W,D], got {shape}")
+    array = array[..., None] if array.ndim == 2 else array
+    check_size(array.shape[1], array.shape[0], where)
+    if array.shape[2] < 1:
+        raise PictureError(f"{where} must have at least one channel [H,W,D], got {shape}")
+    if array.dtype in (np.uint8, np.uint16, np.float16, np.float32):
+        return array
     if array.dtype == np.bool_:
-        return array.astype(np.float32), 8
+        return array.astype(np.uint8) * np.uint8(255)
     if not np.issubdtype(array.dtype, np.floating):
-        raise PictureError(f"picture array must be uint8, uint16 or floating point, got {array.dtype}")
-    values = array.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise PictureError("picture array holds NaN or infinity")
-    low, high = float(values.min()), float(values.max())
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise PictureError(f"float picture array must lie in 0..1, got {low:.4g}..{high:.4g}; scale or clip it first")
-    return values.clip(0, 1), 8
+        raise PictureError(f"{where} must be uint8, uint16 or floating point, got {array.dtype}")
+    return array.astype(np.float32)
 
 
-# 16-bit PNG, which Pillow cannot write in colour
+def _picture(stored: Stored, texture: TextureMap) -> Picture:
+    where = str(texture.source) if isinstance(texture.source, str | Path) else "picture array"
+    array = _checked(stored.values, where)
+    height, _, depth = array.shape
+    read_as = texture.read_as or _USUAL.get(depth)
+    if read_as is None:
+        hint = "; channels come last" if height in _USUAL else "; more are read as data (a TextureMap)"
+        raise PictureError(f"{where} must have 1 to 4 channels [H,W,D], got {list(array.shape)}{hint}")
+    wanted = _STORED.get(read_as, depth)
+    if depth != wanted:
+        raise PictureError(f"{where}: {read_as} is stored as {wanted} channels, this one has {depth}")
+    integers = array.dtype.kind == "u"
+    values = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    if integers:
+        values = values / np.iinfo(array.dtype).max
+    elif not bool(values.isfinite().all()):
+        raise PictureError(f"{where} holds NaN or infinity")
+    kind: Kind = "normal" if read_as == "octa" else read_as
+    group = Group(
+        name=texture.name or "array",
+        kind=kind,
+        channels=2 if read_as == "octa" else depth,
+        bits=cast(Bits, 32 if array.dtype == np.float32 else 8 * array.dtype.itemsize),
+        weight=texture.weight,
+        suffix=stored.suffix,
+    )
+    if kind == "normal":
+        values = unit(2 * values - 1 if integers else values)
+    else:
+        colours = values[..., :-1] if group.alpha else values
+        group = replace(group, transfer=_transfer(colours, group, texture.curve, stored, where))
+    if not integers and kind not in ("data", "normal") and group.transfer.curve == "stored":
+        values = values.clamp(0, 1)
+    if group.alpha and not stored.linear:
+        values = torch.cat([values[..., :-1] * values[..., -1:], values[..., -1:]], 2)
+    return Picture(group.encode(values).contiguous(), Layout((group,)), group.name)
 
 
-def _encode_png16(values: Array) -> bytes:
-    """[H,W,1|3|4] uint16 as a PNG file (W3C PNG, third edition), each row with the Up filter.
+def _transfer(colours: Tensor, group: Group, curve: Curve | None, stored: Stored, where: str) -> Transfer:
+    """The curve that was asked for, or the usual one."""
+    if curve is None:
+        curve = "log" if stored.linear and group.kind != "data" else "stored"
+    low, high = float(colours.min()), float(colours.max())
+    if curve == "stored":
+        if group.kind != "data" and (low < -1e-3 or high > 1 + 1e-3):
+            raise PictureError(
+                f"{where}: floats must lie in 0..1, got {low:.4g}..{high:.4g}; scale or clip them first, or say that "
+                "they are linear light (log, pq) or data"
+            )
+        return Transfer.of(curve, colours) if group.kind == "data" else Transfer()
+    if stored.values.dtype.kind == "u":
+        raise PictureError(f"{where}: {curve} is for floats of linear light, this picture is {stored.values.dtype}")
+    if low < 0:
+        raise PictureError(f"{where}: linear light must not be negative, got {low:.4g}; clip it, or read it as data")
+    return Transfer.of(curve, colours)
 
-    Up costs about 5 % in size against the best filter of every row, and is one subtraction.
-    """
-    height, width, depth = values.shape
-    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = 2
-    filtered[0, 1:] = rows[0]
-    filtered[1:, 1:] = rows[1:] - rows[:-1]
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def _stacked(pictures: list[Picture]) -> Picture:
+    """One picture with the channels of all."""
+    if not pictures:
+        raise PictureError("a stack needs at least one picture")
+    first = pictures[0]
+    for other in pictures[1:]:
+        if other.pixels.shape[:2] != first.pixels.shape[:2]:
+            sizes = " and ".join(f"{p.name} is {p.pixels.shape[1]} x {p.pixels.shape[0]}" for p in (first, other))
+            raise PictureError(f"the pictures of a stack must have one size: {sizes} pixels")
+    names = [group.name for picture in pictures for group in picture.layout.groups]
+    if len(set(names)) < len(names):
+        raise PictureError(f"the pictures of a stack must have different names, got {', '.join(names)}")
+    layout = Layout(tuple(group for picture in pictures for group in picture.layout.groups))
+    return Picture(torch.cat([picture.pixels for picture in pictures], 2), layout, first.name)
 
-    colour_type = {1: 0, 3: 2, 4: 6}[depth]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    data = zlib.compress(filtered.tobytes(), 6)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+# To files
+
+
+def _to_store(values: Tensor, group: Group, path: Path) -> Array:
+    """A group's values as the file at `path` holds them."""
+    suffix = path.suffix.lower()
+    integers = group.bits < 32 and group.transfer.plain
+    if suffix in (".png", ".webp", ".jpg", ".jpeg"):
+        depth = 3 if group.kind == "normal" else group.channels
+        if not integers:
+            raise PictureError(f"cannot write {path}: {suffix} holds integers of 8 or 16 bits, these are floats")
+        if group.bits == 16 and suffix != ".png":
+            raise PictureError(f"cannot write {path}: only .png holds 16 bits")
+        if depth > 4:
+            raise PictureError(f"cannot write {path}: {suffix} holds at most 4 channels, got {depth}")
+        if depth in (2, 4) and suffix in (".jpg", ".jpeg"):
+            raise PictureError(f"cannot write {path}: JPEG holds no alpha, use .png or .webp")
+    if group.alpha and suffix != ".exr":
+        alpha = values[..., -1:]
+        colours = torch.where(alpha > 0, values[..., :-1] / alpha.clamp_min(1e-12), 0)
+        values = torch.cat([colours.clamp_max(1) if group.transfer.plain else colours, alpha], 2)
+    if not integers:
+        floats: Array = values.numpy()
+        return floats
+    if group.kind == "normal":
+        values = 0.5 * values + 0.5
+    rounded: Array = (values.clamp(0, 1) * (2**group.bits - 1) + 0.5).floor().numpy()
+    return rounded.astype(np.uint8 if group.bits == 8 else np.uint16)
