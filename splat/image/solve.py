@@ -35,21 +35,28 @@ class ColorSystem:
 
 
 def solve_colors(
-    system: ColorSystem, target_tiles: Tensor, start: Tensor, iterations: int, ridge: float = 1e-4
+    system: ColorSystem,
+    target_tiles: Tensor,
+    start: Tensor,
+    iterations: int,
+    ridge: float = 1e-4,
+    free: Tensor | None = None,
 ) -> Tensor:
     """Minimises |A c - target|^2 + ridge * sum energy_n |c_n|^2 by conjugate gradients with the diagonal as
     preconditioner, from `start` [N, D]. All channels share A; each has its own step lengths.
 
-    The ridge keeps pairs of Gaussians that nearly coincide from taking huge opposite colours.
+    The ridge keeps pairs of Gaussians that nearly coincide from taking huge opposite colours. free: bool [N], whose
+    colours may change (default: all).
     """
     weight = system.energy[:, None]
+    moves = torch.ones_like(weight) if free is None else free[:, None].to(weight.dtype)
     nothing = torch.zeros_like(target_tiles)
     colors = start.clone()
-    residual = -system.step(colors, target_tiles).v_colors[0] - ridge * weight * colors
+    residual = moves * (-system.step(colors, target_tiles).v_colors[0] - ridge * weight * colors)
     direction = z = residual / weight
     rho = (residual * z).sum(0)
     for _ in range(iterations):
-        product = system.step(direction, nothing).v_colors[0] + ridge * weight * direction
+        product = moves * (system.step(direction, nothing).v_colors[0] + ridge * weight * direction)
         step = rho / (direction * product).sum(0).clamp_min(1e-30)
         colors = colors + step * direction
         residual = residual - step * product

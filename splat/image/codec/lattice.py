@@ -134,6 +134,10 @@ class Geometry:
     log_scales: Floats
     angles: Floats
 
+    def take(self, rows: npt.NDArray[np.integer] | slice) -> Geometry:
+        """Some of the Gaussians."""
+        return Geometry(self.means[rows], self.log_scales[rows], self.angles[rows])
+
     @property
     def lengths(self) -> Floats:
         """[N] |G|, the root of pi s1 s2."""
