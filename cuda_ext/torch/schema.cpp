@@ -90,6 +90,17 @@ STABLE_TORCH_LIBRARY(splat, m) {
       "Tensor v_means2d, Tensor v_depths, Tensor v_conics, Tensor v_opacities2d, Tensor v_colors, float beta1, "
       "float beta2, float epsilon, float opacity_pull, float scale_pull, bool visible_only, Tensor? skip) -> ()");
 
+  // Entropy coding of M integers by one coder over many calls (cpu/range_coder.h). coder int64 [4]; models int32
+  // [rows, nodes, 3]; kind: signed, unsigned, bounded, bits; values, contexts int32 [M]; extents int32 [M]: levels of
+  // bounded, widths of bits, else [0]  -> uint8 [..]: the bytes that are settled
+  m.def(
+      "range_encode(Tensor(a!) coder, Tensor(b!) models, int kind, Tensor values, Tensor contexts, Tensor extents, "
+      "int context_count, int memory) -> Tensor");
+  // data uint8 [bytes] -> values int32 [M]; coder[3] is 1 afterwards if the data are damaged
+  m.def(
+      "range_decode(Tensor(a!) coder, Tensor(b!) models, Tensor data, int kind, Tensor contexts, Tensor extents, "
+      "int context_count, int memory) -> Tensor");
+
   m.def("set_num_threads(int n) -> ()");
   m.def("get_num_threads() -> int");
   m.def("cpu_isa() -> str");
