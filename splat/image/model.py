@@ -49,6 +49,9 @@ class ImageGaussians:
     height: int
     layout: Layout = RGB
     """What the D channels are."""
+    layers: tuple[int, ...] = ()
+    """Levels of detail: after so many Gaussians, counted from the first, the picture is whole at a coarser level. The
+    last is N; empty: the order means nothing."""
 
     def __post_init__(self) -> None:
         check = Arguments()

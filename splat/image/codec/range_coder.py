@@ -111,6 +111,11 @@ class RangeEncoder:
         """Values in 0 .. 2^widths[i] - 1, all equally probable; widths int32 [M] in 0 .. 31."""
         self._encode(values, _Call(Kind.BITS, np.zeros_like(_ints("widths", widths)), widths, None, 0))
 
+    @property
+    def size(self) -> int:
+        """Bytes so far; a few more are still held back."""
+        return len(self._bytes)
+
     def finish(self) -> bytes:
         """All bytes. The encoder takes nothing more."""
         if not self._finished:

@@ -299,4 +299,4 @@ def to_model(header: Header, symbols: Symbols, ends: tuple[int, ...] = ()) -> Im
     colors = lattice.colors(geometry, symbols.colors)
     tensors = [torch.from_numpy(v).float() for v in (geometry.means, geometry.log_scales, geometry.angles, colors)]
     model = ImageGaussians(*tensors, width=header.width, height=header.height, layout=header.layout)
-    return replace(model, blend=header.blend, topk=header.topk, dilation=header.dilation, layers=ends)
+    return replace(model, layers=ends)
