@@ -27,7 +27,8 @@ _FORMAT = "splat-image-gaussians"
 _VERSION = "2"
 _OLD_VERSION = "1"
 """Had a mode, L, RGB or RGBA, where there is a layout now."""
-_TENSORS = ("means", "log_scales", "angles", "colors")
+TENSORS = ("means", "log_scales", "angles", "colors")
+"""What a model has of each Gaussian."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ImageGaussians:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The model with `change` applied to each of its tensors (select rows, move, detach, ...)."""
-        means, log_scales, angles, colors = (change(getattr(self, name)) for name in _TENSORS)
+        means, log_scales, angles, colors = (change(getattr(self, name)) for name in TENSORS)
         return replace(self, means=means, log_scales=log_scales, angles=angles, colors=colors)
 
     def to(self, device: torch.device | str) -> Self:
@@ -152,13 +153,13 @@ class ImageGaussians:
     def save(self, path: str | Path) -> None:
         """Writes the model as .safetensors (to a temporary name, then renamed)."""
         about = {"width": str(self.width), "height": str(self.height), "layout": json.dumps(self.layout.records())}
-        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors = {name: getattr(self, name) for name in TENSORS}
         save_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **about})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote; ValueError for a missing, damaged or other file."""
-        tensors, about = load_tensors(path, _TENSORS, format=_FORMAT, version=(_OLD_VERSION, _VERSION))
+        tensors, about = load_tensors(path, TENSORS, format=_FORMAT, version=(_OLD_VERSION, _VERSION))
         try:
             width, height = int(about["width"]), int(about["height"])
             old = about["version"] == _OLD_VERSION

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from splat.image.codec.container import CodecError, Reader, Writer
-from splat.image.codec.lattice import MARGIN, MAX_LOG_SCALE, MAX_QP, MIN_LOG_SCALE, Floats, Lattice
+from splat.image.codec.lattice import MAX_LOG_SCALE, MIN_LOG_SCALE, QP_PARTS, Floats, Lattice
 from splat.image.layout import Layout, Mode
 
 VERSION = 1
 MAX_SIDE = 1 << 20
 """Pixels."""
 MAX_CHANNELS = 256
-MAX_CELL = 14
+MAX_COUNT = 1 << 26
+"""Gaussians in a file."""
+MAX_CELL = 12
+"""log2 of the largest cell's side."""
+MAX_DILATION = 1e4
 MIN_CHUNK, MAX_CHUNK = 5, 16
 """log2 of a chunk's side."""
 _MODES: tuple[Mode, ...] = ("L", "LA", "RGB", "RGBA")
@@ -32,11 +35,6 @@ class Header:
     width: int
     height: int
     layout: Layout
-    qp: int
-    cell: int
-    """log2 of a cell's side in pixels."""
-    typical: int
-    """log2 of a usual smaller scale, in 1/256 octave."""
     basis: Floats
     """[D, D] multiples of 1/127."""
     offset: Floats
@@ -47,10 +45,14 @@ class Header:
     chunk: int = 0
     """log2 of a chunk's side in pixels; 0: no chunks."""
 
-    @property
-    def lattice(self) -> Lattice:
-        """The steps of the file's numbers."""
-        return Lattice(self.qp, self.cell, self.width, self.height, self.basis, self.offset)
+    def cell(self, count: int) -> int:
+        """log2 of the side in pixels of the cells of a layer: a square that holds a Gaussian or two, in a chunk."""
+        share = self.width * self.height // max(1, count)
+        return min(MAX_CELL, max(0, share.bit_length() - 1) // 2, self.chunk or MAX_CELL)
+
+    def lattice(self, layer: LayerHead) -> Lattice:
+        """The steps of a layer's numbers."""
+        return Lattice(layer.qp, self.cell(layer.count), self.width, self.height, self.basis, self.offset)
 
     @property
     def chunks(self) -> tuple[int, int]:
@@ -58,11 +60,6 @@ class Header:
         if not self.chunk:
             return 1, 1
         return -(-self.width >> self.chunk), -(-self.height >> self.chunk)
-
-    @property
-    def chunk_cells(self) -> int:
-        """Cells along a chunk's side."""
-        return 1 << (self.chunk - self.cell)
 
     def write(self) -> bytes:
         """The section's content."""
@@ -81,10 +78,7 @@ class Header:
             out.varint(self.topk)
         if with_dilation:
             out.pack("e", self.dilation)
-        out.byte(self.qp)
-        out.byte(self.cell)
         out.byte(self.chunk)
-        out.pack("h", self.typical)
         out.raw(np.round(self.basis * _BASIS_ONE).astype(np.int8).tobytes())
         if with_offset:
             out.raw(self.offset.astype("<f2").tobytes())
@@ -107,21 +101,17 @@ class Header:
             layout = Layout.of(_MODES[flags >> 4 & 3])
         topk = read.varint(1024) if flags & 1 else 10
         dilation = float(read.unpack("e")[0]) if flags & 4 else 0.0
-        qp, cell, chunk = read.byte(), read.byte(), read.byte()
-        (typical,) = struct.unpack("<h", read.raw(2))
-        count = layout.channels
-        if min(width, height, topk) < 1 or count > MAX_CHANNELS or qp > MAX_QP or cell > MAX_CELL:
+        chunk, count = read.byte(), layout.channels
+        if min(width, height, topk) < 1 or count > MAX_CHANNELS or not 0 <= dilation < MAX_DILATION:
             raise CodecError("the header holds values out of range")
-        if (chunk and not max(MIN_CHUNK, cell) <= chunk <= MAX_CHUNK) or not 0 <= dilation < 1e4:
-            raise CodecError("the header holds values out of range")
-        if not MIN_LOG_SCALE <= typical <= MAX_LOG_SCALE:
+        if chunk and not MIN_CHUNK <= chunk <= MAX_CHUNK:
             raise CodecError("the header holds values out of range")
         basis = np.frombuffer(read.raw(count * count), np.int8).reshape(count, count) / _BASIS_ONE
         offset = np.frombuffer(read.raw(2 * count), "<f2").astype(np.float64) if flags & 2 else np.zeros(count)
         if not np.isfinite(offset).all() or np.linalg.matrix_rank(basis) < count:
             raise CodecError("the header's colours are damaged")
         return cls(
-            width, height, layout, qp, cell, typical, basis, offset, _BLENDS[flags & 1], topk, dilation, chunk
+            width, height, layout, basis, offset, _BLENDS[flags & 1], topk, dilation, chunk
         )
 
 
@@ -131,7 +121,28 @@ def rounded_basis(basis: Floats) -> Floats:
     return rounded
 
 
-def usual_cell(width: int, height: int, count: int) -> int:
-    """log2 of the side of a square that holds a Gaussian or two."""
-    share = np.sqrt(width * height / max(1, count))
-    return int(np.clip(np.floor(np.log2(share)), 0, min(MAX_CELL, 13 - MARGIN)))
+@dataclass(frozen=True)
+class LayerHead:
+    """What stands before a layer's Gaussians."""
+
+    count: int
+    qp: float
+    typical: int
+    """log2 of a usual smaller scale, in 1/256 octave: scales are coded as differences from it."""
+    psnr: float = 0.0
+    """dB of the picture up to this layer; 0: not known."""
+
+    def write(self, out: Writer) -> None:
+        """Adds it to a section."""
+        out.varint(self.count)
+        out.byte(round(self.qp * QP_PARTS))
+        out.pack("hH", self.typical, min(65535, max(0, round(100 * self.psnr))))
+
+    @classmethod
+    def read(cls, read: Reader) -> LayerHead:
+        """What `write` wrote; CodecError for values out of range."""
+        count, qp = read.varint(MAX_COUNT), read.byte() / QP_PARTS
+        typical, psnr = read.unpack("hH")
+        if not MIN_LOG_SCALE <= typical <= MAX_LOG_SCALE:
+            raise CodecError("the head of a layer holds values out of range")
+        return cls(count, qp, int(typical), psnr / 100)

@@ -1,6 +1,6 @@
 """What a coded Gaussian's numbers are rounded to.
 
-One step for all of a file, `delta`, is an error: the length in pixel values of the picture that rounding may change. A
+One step for all of a layer, `delta`, is an error: the length in pixel values of the picture that rounding may change. A
 Gaussian G with colour c has the length |a|, a = c |G|, |G|^2 = pi s1 s2, and a change of its parameters has the length
 of the change times (to first order, for a Gaussian alone)
 
@@ -24,7 +24,9 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-MAX_QP = 63
+MAX_QP = 63.75
+QP_PARTS = 4
+"""qp is a multiple of 1/4."""
 MAX_CLASS = 5
 OCTAVE = 256
 """Logs of scales are counted in 1/256 octave."""
@@ -42,7 +44,7 @@ MARGIN = 2
 _ONE = 1 << 16
 
 
-def step_of(qp: int) -> float:
+def step_of(qp: float) -> float:
     """delta in units of the picture's values (0..1): twice as large every 6."""
     return float(2.0 ** (qp / 6) / 64)
 
@@ -147,9 +149,9 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Lattice:
-    """The steps of one file."""
+    """The steps of one layer."""
 
-    qp: int
+    qp: float
     cell: int
     """log2 of the side of a cell, in pixels."""
     width: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 
 from splat.image.codec.chunk import PARTS, Frame, SymbolModels, decode_chunk, encode_chunk, sort_symbols
 from splat.image.codec.container import MAGIC, CodecError, Reader, Section, Source, Writer, checksum, section
-from splat.image.codec.header import Header
+from splat.image.codec.header import MAX_COUNT, Header, LayerHead
 from splat.image.codec.lattice import MARGIN, Floats, Ints, Symbols
-from splat.image.model import ImageGaussians
+from splat.image.model import TENSORS, ImageGaussians
 
-MAX_COUNT = 1 << 26
-"""Gaussians in a file."""
+Crop = tuple[float, float, float, float]
+"""(x, y, w, h) in pixels of the picture."""
 PER_BYTE = 32
 """Gaussians that a byte of coded data may stand for, at most: a small file cannot ask for much memory."""
 _EXTENT = 3.33
@@ -28,9 +29,8 @@ _EXTENT = 3.33
 class CodedLayer:
     """What to write of one layer."""
 
+    head: LayerHead
     symbols: Symbols
-    psnr: float = 0.0
-    """dB, of the picture up to this layer; 0: not known."""
 
 
 @dataclass
@@ -68,18 +68,10 @@ def write(header: Header, layers: Sequence[CodedLayer], meta: str = "") -> tuple
     return data, ledger
 
 
-def _layer_head(layer: CodedLayer) -> Writer:
-    out = Writer()
-    out.varint(len(layer.symbols))
-    out.pack("H", min(65535, max(0, round(100 * layer.psnr))))
-    return out
-
-
 def _whole(header: Header, layer: CodedLayer, models: SymbolModels, ledger: Ledger) -> bytes:
-    frame = _frame(header)
-    data = _encode(sort_symbols(layer.symbols, frame), frame, models, ledger)
-    out = _layer_head(layer)
-    out.raw(data)
+    frame, out = _frame(header, layer.head), Writer()
+    layer.head.write(out)
+    out.raw(_encode(sort_symbols(layer.symbols, frame), frame, models, ledger))
     return section(b"LAYR", bytes(out.data))
 
 
@@ -93,16 +85,17 @@ def _encode(symbols: Symbols, frame: Frame, models: SymbolModels, ledger: Ledger
 
 
 def _chunked(header: Header, layer: CodedLayer, ledger: Ledger) -> list[bytes]:
-    of = chunk_of(header, layer.symbols)
-    geometry = header.lattice.geometry(layer.symbols)
+    of = chunk_of(header, layer)
+    geometry = header.lattice(layer.head).geometry(layer.symbols)
     reach = _EXTENT * extents(geometry.log_scales, geometry.angles)
-    index, blobs = _layer_head(layer), []
+    index, blobs = Writer(), []
+    layer.head.write(index)
     for chunk in range(header.chunks[0] * header.chunks[1]):
         rows = np.flatnonzero(of == chunk)
         if not len(rows):
             index.varint(0)
             continue
-        frame = _frame(header, chunk)
+        frame = _frame(header, layer.head, chunk)
         symbols = sort_symbols(layer.symbols.take(rows), frame)
         data = _encode(symbols, frame, SymbolModels(header.layout.channels), ledger)
         low, high = chunk_box(header, chunk)
@@ -125,10 +118,10 @@ def extents(log_scales: Floats, angles: Floats) -> Floats:
     return spread
 
 
-def chunk_of(header: Header, symbols: Symbols) -> Ints:
+def chunk_of(header: Header, layer: CodedLayer) -> Ints:
     """[N] chunk in which a Gaussian's centre lies; those outside of the picture go to the nearest."""
     columns, rows = header.chunks
-    place = (symbols.cells - MARGIN) // header.chunk_cells
+    place = (layer.symbols.cells - MARGIN) >> (header.chunk - header.cell(layer.head.count))
     chunks: Ints = np.clip(place[:, 1], 0, rows - 1) * columns + np.clip(place[:, 0], 0, columns - 1)
     return chunks
 
@@ -141,14 +134,14 @@ def chunk_box(header: Header, chunk: int) -> tuple[Floats, Floats]:
     return corner * side, (corner + 1) * side
 
 
-def _frame(header: Header, chunk: int | None = None) -> Frame:
-    channels = header.layout.channels
+def _frame(header: Header, head: LayerHead, chunk: int | None = None) -> Frame:
+    cell, channels = header.cell(head.count), header.layout.channels
     if chunk is None:
-        return Frame(header.cell, header.lattice.grid, (0, 0), channels, header.typical)
+        return Frame(cell, header.lattice(head).grid, (0, 0), channels, head.typical)
     columns, _ = header.chunks
-    side = header.chunk_cells
+    side = 1 << (header.chunk - cell)
     first = (chunk % columns * side, chunk // columns * side)
-    return Frame(header.cell, (side + 2 * MARGIN,) * 2, first, channels, header.typical)
+    return Frame(cell, (side + 2 * MARGIN,) * 2, first, channels, head.typical)
 
 
 # ---- reading
@@ -160,8 +153,6 @@ class Decoded:
 
     model: ImageGaussians
     header: Header
-    ends: tuple[int, ...]
-    """For each layer that was read, how many Gaussians there are up to its end."""
     psnr: tuple[float, ...]
     """dB of each layer, 0: not known."""
     bytes_read: int
@@ -175,7 +166,7 @@ def decode(
     *,
     layers: int | None = None,
     max_bytes: int | None = None,
-    crop: tuple[float, float, float, float] | None = None,
+    crop: Crop | None = None,
 ) -> Decoded:
     """Reads a .s2d file, or some of it.
 
@@ -194,109 +185,109 @@ def decode(
         return _decode(file, layers, max_bytes, crop)
 
 
-def _decode(
-    file: Source, layers: int | None, max_bytes: int | None, crop: tuple[float, float, float, float] | None
-) -> Decoded:
-    header: Header | None = None
-    parts: list[Symbols] = []
-    ends: list[int] = []
-    psnr: list[float] = []
-    models: SymbolModels | None = None
-    index: Section | None = None
-    end = 4
+class _Reading:
+    """What has been read of a file so far."""
+
+    def __init__(self, file: Source, header: Header, crop: Crop | None) -> None:
+        self.file, self.header, self.crop = file, header, crop
+        self.models = SymbolModels(header.layout.channels)
+        self.index: Section | None = None
+        self.layers: list[ImageGaussians] = []
+        self.psnr: list[float] = []
+
+    def take(self, found: Section) -> None:
+        """Reads a section, where it is one that is known."""
+        if found.name == b"INDX":
+            self.index = found
+        elif found.name == b"LAYR":
+            read = Reader(self.file.content(found))
+            head = LayerHead.read(read)
+            self._add(head, self._chunk(read.rest(), head.count, head, None, self.models))
+        elif found.name == b"DATA":
+            if self.index is None or not self.header.chunk:
+                raise CodecError(f"{self.file.name}: chunks without their index")
+            self._add(*self._chunks(self.index, found))
+            self.index = None
+
+    def _add(self, head: LayerHead, symbols: Symbols) -> None:
+        self.layers.append(to_model(self.header, head, symbols))
+        self.psnr.append(head.psnr)
+        if sum(map(len, self.layers)) > MAX_COUNT:
+            raise CodecError(f"{self.file.name}: more than {MAX_COUNT:,} Gaussians")
+
+    def _chunk(self, data: bytes, count: int, head: LayerHead, chunk: int | None, models: SymbolModels) -> Symbols:
+        if count > PER_BYTE * (len(data) + 1):
+            raise CodecError(f"{len(data)} bytes cannot hold {count} Gaussians")
+        try:
+            return decode_chunk(data, count, _frame(self.header, head, chunk), models)
+        except CodecError:
+            raise
+        except ValueError as error:
+            raise CodecError(str(error)) from error
+
+    def _chunks(self, index: Section, data: Section) -> tuple[LayerHead, Symbols]:
+        """Those that are wanted."""
+        header, read = self.header, Reader(self.file.content(index))
+        head, at = LayerHead.read(read), data.start
+        channels = header.layout.channels
+        parts = [Symbols(*(np.zeros(s, np.int64) for s in ((0, 2), 0, 0, 0, 0, (0, 2), (0, channels))))]
+        for chunk in range(header.chunks[0] * header.chunks[1]):
+            count = read.varint(MAX_COUNT)
+            if not count:
+                continue
+            length, halo, check = read.varint(data.length), read.varint(1 << 24) / 4, read.raw(4)
+            if at + length > data.start + data.length:
+                raise CodecError("a chunk ends behind its section")
+            if self._wanted(chunk, halo):
+                blob = self.file.read(at, length)
+                if checksum(blob) != check:
+                    raise CodecError(f"chunk {chunk} is damaged (its check sum does not fit)")
+                parts.append(self._chunk(blob, count, head, chunk, SymbolModels(channels)))
+            at += length
+        symbols = Symbols.join(parts)
+        if self.crop is None and len(symbols) != head.count:
+            raise CodecError("the index does not fit its layer")
+        return head, symbols
+
+    def _wanted(self, chunk: int, halo: float) -> bool:
+        if self.crop is None:
+            return True
+        low, high = chunk_box(self.header, chunk)
+        first = np.array(self.crop[:2])
+        return bool((low - halo < first + self.crop[2:]).all() and (high + halo > first).all())
+
+
+def _decode(file: Source, layers: int | None, max_bytes: int | None, crop: Crop | None) -> Decoded:
+    reading: _Reading | None = None
+    end = len(MAGIC)
     for found in file.sections():
-        end = found.end
-        if max_bytes is not None and end > max_bytes:
+        if max_bytes is not None and found.end > max_bytes:
             break
-        if header is None:
+        end = found.end
+        if reading is None:
             if found.name != b"HEAD":
                 raise CodecError(f"{file.name}: the first section must be HEAD")
-            header = Header.read(file.content(found))
-            models = SymbolModels(header.layout.channels)
-            continue
-        if found.name not in (b"LAYR", b"INDX", b"DATA") or (layers is not None and len(ends) >= layers):
-            continue
-        if found.name == b"INDX":
-            index = found
-            continue
-        assert models is not None
-        if found.name == b"LAYR":
-            read = Reader(file.content(found))
-            count, quality = _read_head(read)
-            got = _decode_chunk(read.rest(), count, header, None, models)
-        elif index is None or not header.chunk:
-            raise CodecError(f"{file.name}: chunks without their index")
-        else:
-            got, quality = _read_chunks(file, header, index, found, crop)
-            index = None
-        parts.append(got)
-        ends.append((ends[-1] if ends else 0) + len(got))
-        psnr.append(quality)
-        if ends[-1] > MAX_COUNT:
-            raise CodecError(f"{file.name}: more than {MAX_COUNT:,} Gaussians")
-    if header is None:
+            reading = _Reading(file, Header.read(file.content(found)), crop)
+        elif layers is None or len(reading.layers) < layers:
+            reading.take(found)
+    if reading is None:
         raise CodecError(f"{file.name} ends inside its header")
-    if not parts:
+    if not reading.layers:
         raise CodecError(f"{file.name} holds no whole layer" + (f" in {max_bytes} bytes" if max_bytes else ""))
     cut_off = max_bytes is None and end < file.size
     if cut_off:
-        warnings.warn(f"{file.name} is cut off: read the {len(ends)} layers that are whole", stacklevel=4)
-    model = to_model(header, Symbols.join(parts), tuple(ends))
-    return Decoded(model, header, tuple(ends), tuple(psnr), file.bytes_read, file.size, cut_off)
+        warnings.warn(f"{file.name} is cut off: {len(reading.layers)} layers are whole", stacklevel=4)
+    parts = reading.layers
+    ends = tuple(accumulate(map(len, parts)))
+    tensors = {name: torch.cat([getattr(p, name) for p in parts]) for name in TENSORS}
+    model = replace(parts[0], **tensors, layers=ends)
+    return Decoded(model, reading.header, tuple(reading.psnr), file.bytes_read, file.size, cut_off)
 
 
-def _read_head(read: Reader) -> tuple[int, float]:
-    count = read.varint(MAX_COUNT)
-    (quality,) = read.unpack("H")
-    return count, quality / 100
-
-
-def _decode_chunk(data: bytes, count: int, header: Header, chunk: int | None, models: SymbolModels) -> Symbols:
-    if count > PER_BYTE * (len(data) + 1):
-        raise CodecError(f"{len(data)} bytes cannot hold {count} Gaussians")
-    try:
-        return decode_chunk(data, count, _frame(header, chunk), models)
-    except CodecError:
-        raise
-    except ValueError as error:
-        raise CodecError(str(error)) from error
-
-
-def _read_chunks(
-    file: Source, header: Header, index: Section, data: Section, crop: tuple[float, float, float, float] | None
-) -> tuple[Symbols, float]:
-    read = Reader(file.content(index))
-    total, quality = _read_head(read)
-    at, parts = data.start, []
-    for chunk in range(header.chunks[0] * header.chunks[1]):
-        count = read.varint(MAX_COUNT)
-        if not count:
-            continue
-        length, halo = read.varint(data.length), read.varint(1 << 24) / 4
-        check = read.raw(4)
-        low, high = chunk_box(header, chunk)
-        wanted = crop is None or bool(
-            (low - halo < np.array(crop[:2]) + crop[2:]).all() and (high + halo > np.array(crop[:2])).all()
-        )
-        if at + length > data.start + data.length:
-            raise CodecError("a chunk ends behind its section")
-        if wanted:
-            blob = file.read(at, length)
-            if checksum(blob) != check:
-                raise CodecError(f"chunk {chunk} is damaged (its check sum does not fit)")
-            parts.append(_decode_chunk(blob, count, header, chunk, SymbolModels(header.layout.channels)))
-        at += length
-    if crop is None and sum(len(p) for p in parts) != total:
-        raise CodecError("the index does not fit its layer")
-    empty = Symbols(*(np.zeros(s, np.int64) for s in ((0, 2), 0, 0, 0, 0, (0, 2), (0, header.layout.channels))))
-    return Symbols.join([empty, *parts]), quality
-
-
-def to_model(header: Header, symbols: Symbols, ends: tuple[int, ...] = ()) -> ImageGaussians:
-    """The Gaussians that symbols stand for."""
-    lattice = header.lattice
+def to_model(header: Header, head: LayerHead, symbols: Symbols) -> ImageGaussians:
+    """The Gaussians that a layer's symbols stand for."""
+    lattice = header.lattice(head)
     geometry = lattice.geometry(symbols)
-    colors = lattice.colors(geometry, symbols.colors)
-    tensors = [torch.from_numpy(v).float() for v in (geometry.means, geometry.log_scales, geometry.angles, colors)]
-    model = ImageGaussians(*tensors, width=header.width, height=header.height, layout=header.layout)
-    return replace(model, layers=ends)
+    values = (geometry.means, geometry.log_scales, geometry.angles, lattice.colors(geometry, symbols.colors))
+    tensors = dict(zip(TENSORS, (torch.from_numpy(v).float() for v in values), strict=True))
+    return ImageGaussians(**tensors, width=header.width, height=header.height, layout=header.layout)
