@@ -13,9 +13,12 @@ from torch import Tensor
 
 from splat.core.checks import check_int
 from splat.core.ops import one_torch_thread
+from splat.core.project_image import check_dilation
+from splat.image.canvas import OrderFree, order_free_options
 from splat.image.fitter import Clock, Fit, FitProgress, run_fit
 from splat.image.init import Structure, structure_tensor
 from splat.image.model import ImageGaussians
+from splat.image.objective import Objective
 from splat.image.picture import Picture, read_picture
 from splat.metrics import MAX_PSNR
 from splat.stop import deferred_stop
@@ -42,6 +45,13 @@ class FitConfig:
     """Seconds to spend in all, instead of the preset's number of steps."""
     preset: Preset = "fast"
     """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
+    blend: OrderFree = "sum"
+    """How Gaussians become pixels: their sum (GaussianImage), or the mean of the `topk` strongest (Image-GS)."""
+    topk: int = 10
+    """Gaussians per pixel that count, for blend topk."""
+    dilation: float = 0.0
+    """Pixels^2 that every Gaussian grows by when it is drawn. 1/12 fits the means over the pixels' squares, which the
+    pixels of a photo are, so that the model is one for other sizes too (`ImageGaussians.dilation`)."""
     seed: int = 0
     """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
 
@@ -60,6 +70,8 @@ class FitConfig:
             raise ValueError("give n or target_psnr, not both: the PSNR follows from n, or n from the PSNR")
         if self.preset not in STEPS:
             raise ValueError(f"preset must be one of {', '.join(STEPS)}, got {self.preset!r}")
+        order_free_options(self.blend, self.topk)
+        check_dilation(self.dilation)
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class FitResult:
     seconds: dict[str, float]
     """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians)."""
     psnr: float
-    """Of the render clamped to 0..1, in dB, at most 100."""
+    """Of the render clamped to 0..1, in dB, at most 100; of the pixels by their weights, where these were given."""
     interrupted: bool = False
 
 
@@ -86,6 +98,7 @@ def auto_count(structure: Structure) -> int:
 def fit_image(
     image: Any,
     config: FitConfig = FitConfig(),
+    weights: Tensor | None = None,
     *,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
@@ -97,6 +110,7 @@ def fit_image(
             normals, linear light and feature maps; a list of these for a stack, which one set of Gaussians is fitted
             to.
         config: how many Gaussians, how long.
+        weights: [H, W] or [H, W, D], at least 0: what the squared error of each pixel counts (only ratios matter).
         callback: called after every step.
 
     Returns:
@@ -105,6 +119,7 @@ def fit_image(
 
     Raises:
         PictureError: the picture cannot be read or fitted.
+        ValueError: weights of another size, negative, or all 0.
     """
     picture = read_picture(image)
     with one_torch_thread(), deferred_stop() as stop:
@@ -116,17 +131,19 @@ def fit_image(
             except KeyboardInterrupt:
                 stop.requested = True
 
-        return _Search(picture, config, Clock(config.time, report, lambda: stop.requested)).run()
+        return _Search(picture, weights, config, Clock(config.time, report, lambda: stop.requested)).run()
 
 
 class _Search:
     """One fit, or the search for the number of Gaussians that reaches a PSNR."""
 
-    def __init__(self, picture: Picture, config: FitConfig, clock: Clock) -> None:
-        self.target: Tensor = picture.pixels.float().contiguous()
+    def __init__(self, picture: Picture, weights: Tensor | None, config: FitConfig, clock: Clock) -> None:
+        target = picture.pixels.float().contiguous()
         self.layout, self.config, self.clock = picture.layout, config, clock
         began = perf_counter()
-        self.structure = structure_tensor(self.target)
+        options = order_free_options(config.blend, config.topk)
+        self.objective = Objective.of(target, weights, options=options, dilation=config.dilation)
+        self.structure = structure_tensor(target)
         self.prepared = perf_counter() - began
         self.fits: list[Fit] = []
 
@@ -149,14 +166,15 @@ class _Search:
         return FitResult(fit.best[1], clock.history, seconds, fit.best[0], interrupted=clock.stopped())
 
     def _fit(self, n: int, until: float | None, steps: int | None = None) -> Fit:
-        fit = Fit(self.target, self.layout, self.structure, n, self.config.seed)
+        fit = Fit(self.objective, self.layout, self.structure, n, self.config.seed)
         run_fit(fit, self.clock, steps or STEPS[self.config.preset], until)
         self.fits.append(fit)
         return fit
 
     def _reach(self, target: float) -> None:
         """Pilots find about how many Gaussians it takes; then full runs, with more of them while they miss it."""
-        clock, limit, most = self.clock, self.config.time, self.target.shape[0] * self.target.shape[1]
+        clock, limit = self.clock, self.config.time
+        most = self.objective.canvas.width * self.objective.canvas.height
         wanted = target - (GAIN[self.config.preset] if limit is None else GAIN["fast"])
         n = max(1, auto_count(self.structure) // 4)
         tried: dict[int, float] = {}
