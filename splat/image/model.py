@@ -75,8 +75,8 @@ class ImageGaussians:
         check_size(self.width, self.height)
         check_dilation(self.dilation)
         order_free_options(self.blend, self.topk)
-        if self.layers and (any(b <= a for a, b in pairwise((0, *self.layers))) or self.layers[-1] != len(self)):
-            raise ValueError(f"layers must rise from above 0 to N = {len(self)}, got {self.layers}")
+        if self.layers and (any(b < a for a, b in pairwise((0, *self.layers))) or self.layers[-1] != len(self)):
+            raise ValueError(f"layers must rise from 0 or above to N = {len(self)}, got {self.layers}")
 
     @property
     def options(self) -> RasterizeOptions:
@@ -87,9 +87,11 @@ class ImageGaussians:
         return self.means.shape[0]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The model with `change` applied to each of its tensors (select rows, move, detach, ...)."""
+        """The model with `change` applied to each of its tensors (select rows, move, detach, ...). With another
+        number of Gaussians the levels are gone."""
         means, log_scales, angles, colors = (change(getattr(self, name)) for name in TENSORS)
-        return replace(self, means=means, log_scales=log_scales, angles=angles, colors=colors)
+        layers = self.layers if len(means) == len(self) else ()
+        return replace(self, means=means, log_scales=log_scales, angles=angles, colors=colors, layers=layers)
 
     def to(self, device: torch.device | str) -> Self:
         """The model on another device."""

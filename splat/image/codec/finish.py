@@ -9,6 +9,7 @@ end: with steps as coarse as these the parameters never come to rest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from splat.image.codec.lattice import Geometry, Ints, Lattice, Symbols
-from splat.image.codec.problem import Problem
 from splat.image.grow import removal_cost
+from splat.image.objective import Objective
 from splat.image.optimizer import LearningRates, ShapeOptimizer
+from splat.image.solve import solve_colors
 
 Params = dict[str, Tensor]
 PRUNE_BITS = 34.0
@@ -44,6 +46,11 @@ class FinishConfig:
     """Of a colour solve."""
 
 
+def _typical(objective: Objective, count: int) -> float:
+    """Standard deviation in pixels of Gaussians that share the picture out."""
+    return math.sqrt(objective.canvas.width * objective.canvas.height / (math.pi * max(1, count)))
+
+
 def geometry_of(params: Params) -> Geometry:
     """Parameters as the lattice takes them."""
     means, log_scales, angles = (params[name].double().numpy() for name in ("means", "log_scales", "angles"))
@@ -56,35 +63,40 @@ def _put(params: Params, rows: Ints, geometry: Geometry) -> None:
         params[name][at] = torch.from_numpy(getattr(geometry, name)).float()
 
 
-def prune(params: Params, problem: Problem, lattice: Lattice, iterations: int) -> Params:
+def prune(params: Params, objective: Objective, lattice: Lattice, iterations: int) -> Params:
     """Without the Gaussians that take more bits than they are worth, and with the colours solved again."""
-    step, _ = problem.step(params)
-    cost = removal_cost(params["log_scales"], params["colors"], -step.v_colors[0])
+    cost = removal_cost(objective, params, objective.step(params)[0])
     stays = cost > SQUARED_ERROR_PER_BIT * lattice.delta**2 * PRUNE_BITS
     if bool(stays.all()):
         return params
     kept = {name: value[stays] for name, value in params.items()}
-    return kept | {"colors": problem.solve(kept, kept["colors"], iterations)}
+    return kept | {"colors": _solve(kept, objective, kept["colors"], iterations)}
+
+
+def _solve(
+    params: Params, objective: Objective, start: Tensor, iterations: int, free: Tensor | None = None
+) -> Tensor:
+    return solve_colors(objective.color_system(params), objective.target_tiles, start, iterations, free=free)
 
 
 def round_gaussians(
     params: Params,
-    problem: Problem,
+    objective: Objective,
     lattice: Lattice,
     config: FinishConfig = FinishConfig(),
     tell: Callable[[float], None] | None = None,
 ) -> Symbols:
-    """The symbols [N or fewer] of Gaussians that a fit gave, for the picture that the problem holds.
+    """The symbols [N or fewer] of Gaussians that a fit gave, for the picture of an objective.
 
     Args:
         params: means [N, 2], log_scales [N, 2], angles [N], colors [N, D].
         tell: called with the share that is done, 0..1.
     """
-    params = prune({name: value.clone() for name, value in params.items()}, problem, lattice, config.iterations)
+    params = prune({name: value.clone() for name, value in params.items()}, objective, lattice, config.iterations)
     order = np.random.default_rng(0).permutation(len(params["means"]))
     classes = lattice.classes(geometry_of(params), params["colors"].double().numpy())
     parts = config.rounds + config.color_rounds
-    optimizer = ShapeOptimizer(params, LearningRates(), problem.typical(len(order)))
+    optimizer = ShapeOptimizer(params, LearningRates(), _typical(objective, len(order)))
     shapes = _Rows(len(order))
     fixed = np.zeros(0, np.int64)
     for i, rows in enumerate(np.array_split(order, config.rounds)):
@@ -93,7 +105,7 @@ def round_gaussians(
         fixed = np.concatenate([fixed, rows])
         _put(optimizer.params, fixed, lattice.geometry(shapes.symbols(fixed)))
         for step in range(config.steps if i + 1 < config.rounds else 0):
-            _, grads = problem.step(optimizer.params)
+            _, grads = objective.step(optimizer.params)
             optimizer.step(grads, config.rate * (1 - 0.7 * step / config.steps))
             _put(optimizer.params, fixed, lattice.geometry(shapes.symbols(fixed)))
         if tell is not None:
@@ -101,16 +113,16 @@ def round_gaussians(
     symbols = shapes.symbols(np.arange(len(order)))
     start = {name: value.clone() for name, value in optimizer.params.items()}
     _put(start, np.arange(len(order)), lattice.geometry(symbols))
-    colors = round_colors(start, problem, lattice, symbols, config)
+    colors = round_colors(start, objective, lattice, symbols, config)
     if tell is not None:
         tell(1.0)
     return replace(symbols, colors=colors).take(np.flatnonzero((colors != 0).any(1)))
 
 
-def round_colors(params: Params, problem: Problem, lattice: Lattice, shapes: Symbols, config: FinishConfig) -> Ints:
+def round_colors(params: Params, objective: Objective, lattice: Lattice, shapes: Symbols, config: FinishConfig) -> Ints:
     """[N, D] steps of the amplitudes for shapes that stay."""
     geometry = lattice.geometry(shapes)
-    colors = problem.solve(params, params["colors"], 2 * config.iterations)
+    colors = _solve(params, objective, params["colors"], 2 * config.iterations)
     order = np.random.default_rng(1).permutation(len(shapes))
     free = torch.ones(len(order), dtype=torch.bool)
     steps = np.zeros(tuple(colors.shape), np.int64)
@@ -120,7 +132,7 @@ def round_colors(params: Params, problem: Problem, lattice: Lattice, shapes: Sym
         colors[rows] = torch.from_numpy(lattice.colors(part, steps[rows])).float()
         free[rows] = False
         if i + 1 < config.color_rounds:
-            colors = problem.solve(params, colors, config.iterations, free)
+            colors = _solve(params, objective, colors, config.iterations, free)
     return steps
 
 

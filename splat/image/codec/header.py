@@ -45,14 +45,9 @@ class Header:
     chunk: int = 0
     """log2 of a chunk's side in pixels; 0: no chunks."""
 
-    def cell(self, count: int) -> int:
-        """log2 of the side in pixels of the cells of a layer: a square that holds a Gaussian or two, in a chunk."""
-        share = self.width * self.height // max(1, count)
-        return min(MAX_CELL, max(0, share.bit_length() - 1) // 2, self.chunk or MAX_CELL)
-
     def lattice(self, layer: LayerHead) -> Lattice:
         """The steps of a layer's numbers."""
-        return Lattice(layer.qp, self.cell(layer.count), self.width, self.height, self.basis, self.offset)
+        return Lattice(layer.qp, layer.cell, self.width, self.height, self.basis, self.offset)
 
     @property
     def chunks(self) -> tuple[int, int]:
@@ -127,6 +122,8 @@ class LayerHead:
 
     count: int
     qp: float
+    cell: int
+    """log2 of the side of a cell in pixels, not larger than a chunk."""
     typical: int
     """log2 of a usual smaller scale, in 1/256 octave: scales are coded as differences from it."""
     psnr: float = 0.0
@@ -136,13 +133,20 @@ class LayerHead:
         """Adds it to a section."""
         out.varint(self.count)
         out.byte(round(self.qp * QP_PARTS))
+        out.byte(self.cell)
         out.pack("hH", self.typical, min(65535, max(0, round(100 * self.psnr))))
 
     @classmethod
-    def read(cls, read: Reader) -> LayerHead:
+    def read(cls, read: Reader, header: Header) -> LayerHead:
         """What `write` wrote; CodecError for values out of range."""
-        count, qp = read.varint(MAX_COUNT), read.byte() / QP_PARTS
+        count, qp, cell = read.varint(MAX_COUNT), read.byte() / QP_PARTS, read.byte()
         typical, psnr = read.unpack("hH")
-        if not MIN_LOG_SCALE <= typical <= MAX_LOG_SCALE:
+        if not MIN_LOG_SCALE <= typical <= MAX_LOG_SCALE or cell > (header.chunk or MAX_CELL):
             raise CodecError("the head of a layer holds values out of range")
-        return cls(count, qp, int(typical), psnr / 100)
+        return cls(count, qp, cell, int(typical), psnr / 100)
+
+
+def usual_cell(header: Header, count: int) -> int:
+    """log2 of the side of a square that holds a Gaussian or two."""
+    share = header.width * header.height // max(1, count)
+    return min(MAX_CELL, (max(1, share).bit_length() - 1) // 2, header.chunk or MAX_CELL)

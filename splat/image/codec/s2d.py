@@ -121,7 +121,7 @@ def extents(log_scales: Floats, angles: Floats) -> Floats:
 def chunk_of(header: Header, layer: CodedLayer) -> Ints:
     """[N] chunk in which a Gaussian's centre lies; those outside of the picture go to the nearest."""
     columns, rows = header.chunks
-    place = (layer.symbols.cells - MARGIN) >> (header.chunk - header.cell(layer.head.count))
+    place = (layer.symbols.cells - MARGIN) >> (header.chunk - layer.head.cell)
     chunks: Ints = np.clip(place[:, 1], 0, rows - 1) * columns + np.clip(place[:, 0], 0, columns - 1)
     return chunks
 
@@ -135,7 +135,7 @@ def chunk_box(header: Header, chunk: int) -> tuple[Floats, Floats]:
 
 
 def _frame(header: Header, head: LayerHead, chunk: int | None = None) -> Frame:
-    cell, channels = header.cell(head.count), header.layout.channels
+    cell, channels = head.cell, header.layout.channels
     if chunk is None:
         return Frame(cell, header.lattice(head).grid, (0, 0), channels, head.typical)
     columns, _ = header.chunks
@@ -201,7 +201,7 @@ class _Reading:
             self.index = found
         elif found.name == b"LAYR":
             read = Reader(self.file.content(found))
-            head = LayerHead.read(read)
+            head = LayerHead.read(read, self.header)
             self._add(head, self._chunk(read.rest(), head.count, head, None, self.models))
         elif found.name == b"DATA":
             if self.index is None or not self.header.chunk:
@@ -228,7 +228,7 @@ class _Reading:
     def _chunks(self, index: Section, data: Section) -> tuple[LayerHead, Symbols]:
         """Those that are wanted."""
         header, read = self.header, Reader(self.file.content(index))
-        head, at = LayerHead.read(read), data.start
+        head, at = LayerHead.read(read, header), data.start
         channels = header.layout.channels
         parts = [Symbols(*(np.zeros(s, np.int64) for s in ((0, 2), 0, 0, 0, 0, (0, 2), (0, channels))))]
         for chunk in range(header.chunks[0] * header.chunks[1]):
@@ -290,4 +290,5 @@ def to_model(header: Header, head: LayerHead, symbols: Symbols) -> ImageGaussian
     geometry = lattice.geometry(symbols)
     values = (geometry.means, geometry.log_scales, geometry.angles, lattice.colors(geometry, symbols.colors))
     tensors = dict(zip(TENSORS, (torch.from_numpy(v).float() for v in values), strict=True))
-    return ImageGaussians(**tensors, width=header.width, height=header.height, layout=header.layout)
+    model = ImageGaussians(**tensors, width=header.width, height=header.height, layout=header.layout)
+    return replace(model, blend=header.blend, topk=header.topk, dilation=header.dilation)

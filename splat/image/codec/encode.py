@@ -1,0 +1,192 @@
+"""Pictures and fitted models to .s2d files of a wanted size or quality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splat.core.checks import check_int
+from splat.image.codec.finish import FinishConfig, Params, geometry_of, round_gaussians
+from splat.image.codec.header import MAX_CHUNK, MIN_CHUNK, Header, LayerHead, rounded_basis, usual_cell
+from splat.image.codec.lattice import MAX_LOG_SCALE, MAX_QP, MIN_LOG_SCALE, OCTAVE, QP_PARTS, Floats
+from splat.image.codec.s2d import CodedLayer, Ledger, decode, to_model, write
+from splat.image.model import TENSORS, ImageGaussians
+from splat.image.objective import Objective
+from splat.metrics import MAX_PSNR, psnr
+
+DEFAULT_QP = 28.0
+BITS = 34.0
+"""What a Gaussian takes where the number of Gaussians and the step are chosen well for a given size, about."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """How small, or how good. Give one of qp, max_bytes and target_psnr, or none for qp 28."""
+
+    qp: float | None = None
+    """The step of all numbers, 0 to 63.75 by quarters: 6 more double it."""
+    max_bytes: int | None = None
+    """Size of the file, at most."""
+    chunk: int = 0
+    """Side in pixels of chunks that can be read alone, a power of two from 32 on; 0: none, which is smaller."""
+    finish: FinishConfig = FinishConfig()
+
+    def __post_init__(self) -> None:
+        if self.qp is not None and self.max_bytes is not None:
+            raise ValueError("give qp or max_bytes, not both: one follows from the other")
+        if self.qp is not None and not 0 <= self.qp <= MAX_QP:
+            raise ValueError(f"qp must be in 0 .. {MAX_QP}, got {self.qp}")
+        if self.max_bytes is not None:
+            check_int("max_bytes", self.max_bytes, 1)
+        if self.chunk:
+            check_int("chunk", self.chunk, 1 << MIN_CHUNK, 1 << MAX_CHUNK)
+            if self.chunk & (self.chunk - 1):
+                raise ValueError(f"chunk must be a power of two, got {self.chunk}")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A coded picture."""
+
+    data: bytes
+    """The file."""
+    model: ImageGaussians
+    """What a decoder makes of it."""
+    ledger: Ledger
+    qp: float
+    psnr: float
+    """dB, against the picture, of the render clamped to 0..1."""
+
+
+def encode_model(
+    model: ImageGaussians,
+    target: Tensor | None = None,
+    config: EncodeConfig = EncodeConfig(),
+    tell: Callable[[float], None] | None = None,
+) -> Encoded:
+    """Codes a fitted model; its levels become the file's layers.
+
+    Args:
+        target: [H, W, D] the picture that it was fitted to, which the rounding then keeps as near to as it can (default:
+            the model's own render).
+        tell: called with the share that is done, 0..1.
+
+    Raises:
+        ValueError: max_bytes is too small for this model.
+    """
+    if len(model) == 0:
+        raise ValueError("model must hold at least one Gaussian")
+    if target is None:
+        with torch.no_grad():
+            target = model.render()
+    coder = _Coder(model, target, config)
+    if config.max_bytes is None:
+        return coder.encode(DEFAULT_QP if config.qp is None else config.qp, tell)
+    qp = coder.quick_qp(config.max_bytes)
+    for _ in range(_TRIES):
+        encoded = coder.encode(qp, tell)
+        if len(encoded.data) <= config.max_bytes:
+            return encoded
+        qp += max(1, round(_STEPS_PER_DOUBLING * math.log2(len(encoded.data) / config.max_bytes))) / QP_PARTS
+        if qp > MAX_QP:
+            break
+    raise ValueError(
+        f"max_bytes {config.max_bytes} is too small for {len(model)} Gaussians; fit fewer, about "
+        f"{max(1, int(config.max_bytes * 8 / BITS))}"
+    )
+
+
+_TRIES = 12
+_STEPS_PER_DOUBLING = 80
+"""Quarters of qp that halve a file of a given number of Gaussians, about."""
+
+
+class _Coder:
+    """A model and its picture, to be coded with one qp or another."""
+
+    def __init__(self, model: ImageGaussians, target: Tensor, config: EncodeConfig) -> None:
+        self.model, self.target, self.config = model, target, config
+        self.params: Params = {name: getattr(model, name).detach().clone() for name in TENSORS}
+        colors = self.params["colors"].double().numpy()
+        # With topk a colour is the picture's, and only what differs from the usual one has to be written.
+        offset = np.median(colors, 0) if model.blend == "topk" else np.zeros(colors.shape[1])
+        self.header = Header(
+            model.width,
+            model.height,
+            model.layout,
+            rounded_basis(_principal_axes(geometry_of(self.params).lengths[:, None] * (colors - offset))),
+            offset.astype(np.float16).astype(np.float64),
+            model.blend,
+            model.topk,
+            float(np.float16(model.dilation)),
+            config.chunk.bit_length() - 1 if config.chunk else 0,
+        )
+        ends = model.layers or (len(model),)
+        self.rows = [slice(a, b) for a, b in pairwise((0, *ends))]
+        self.objective = Objective.of(target, options=model.options, dilation=self.header.dilation)
+
+    def head(self, params: Params, qp: float) -> LayerHead:
+        """Of a layer."""
+        minor = params["log_scales"].min(1).values.mean() if len(params["means"]) else torch.zeros(())
+        typical = round(float(minor) / math.log(2) * OCTAVE)
+        count = len(params["means"])
+        cell = usual_cell(self.header, count)
+        return LayerHead(count, qp, cell, min(MAX_LOG_SCALE, max(MIN_LOG_SCALE, typical)))
+
+    def quick_qp(self, max_bytes: int) -> float:
+        """The smallest qp whose file, rounded without care, is small enough."""
+        low, high = 0, round(MAX_QP * QP_PARTS)
+        while low < high:
+            middle = (low + high) // 2
+            layers = []
+            for rows in self.rows:
+                params = {name: value[rows] for name, value in self.params.items()}
+                head = self.head(params, middle / QP_PARTS)
+                lattice, geometry = self.header.lattice(head), geometry_of(params)
+                colors = params["colors"].double().numpy()
+                shapes = lattice.round_geometry(geometry, lattice.classes(geometry, colors))
+                steps = lattice.round_colors(lattice.geometry(shapes), colors)
+                stays = np.flatnonzero((steps != 0).any(1))
+                kept = replace(shapes, colors=steps).take(stays)
+                layers.append(CodedLayer(replace(head, count=len(stays)), kept))
+            if len(write(self.header, layers)[0]) <= max_bytes:
+                high = middle
+            else:
+                low = middle + 1
+        return low / QP_PARTS
+
+    def encode(self, qp: float, tell: Callable[[float], None] | None) -> Encoded:
+        """The file with this qp."""
+        layers: list[CodedLayer] = []
+        canvas, left = self.objective.canvas, self.target
+        for i, rows in enumerate(self.rows):
+            params = {name: value[rows] for name, value in self.params.items()}
+            objective = self.objective if i == 0 else Objective.of(left, options=canvas.options, dilation=canvas.dilation)
+            head = self.head(params, qp)
+            share = _part_of(tell, i, len(self.rows))
+            symbols = round_gaussians(params, objective, self.header.lattice(head), self.config.finish, share)
+            head = replace(head, count=len(symbols))
+            with torch.no_grad():
+                left = left - to_model(self.header, head, symbols).render()
+            quality = min(MAX_PSNR, psnr((self.target - left).clamp(0, 1), self.target))
+            layers.append(CodedLayer(replace(head, psnr=quality), symbols))
+        data, ledger = write(self.header, layers)
+        return Encoded(data, decode(data).model, ledger, qp, layers[-1].head.psnr)
+
+
+def _part_of(tell: Callable[[float], None] | None, part: int, parts: int) -> Callable[[float], None] | None:
+    """What one of several parts of the work tells."""
+    return None if tell is None else lambda share: tell((part + share) / parts)
+
+
+def _principal_axes(colors: Floats) -> Floats:
+    """[D, D] orthonormal rows, along which the colours [N, D] have most of their energy first (Karhunen-Loeve)."""
+    axes: Floats = np.linalg.eigh(colors.T @ colors)[1].T[::-1]
+    # The sign is the solver's choice; ours is one for all machines.
+    return axes * np.where(axes.sum(1, keepdims=True) < 0, -1.0, 1.0)
