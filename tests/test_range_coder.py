@@ -95,7 +95,7 @@ def decode_all(data: bytes, drawn: list[dict[str, Any]]) -> list[list[int]]:
     return results
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(calls())
 def test_what_goes_in_comes_out_in_the_same_bytes_from_both_backends(drawn: list[dict[str, Any]]) -> None:
     compiled, twin = on_both(lambda: encode_all(drawn))
@@ -104,7 +104,7 @@ def test_what_goes_in_comes_out_in_the_same_bytes_from_both_backends(drawn: list
         assert back == [call["values"] for call in drawn]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(calls(), st.binary(max_size=60))
 def test_any_bytes_give_values_or_a_value_error_the_same_from_both_backends(
     drawn: list[dict[str, Any]], data: bytes
@@ -206,7 +206,8 @@ def test_contexts_keep_different_sources_apart_and_cost_little_where_they_are_al
     random = np.random.default_rng(6)
     contexts = random.integers(0, 32, 3000).astype(np.int32)
     different = np.rint(random.laplace(0, np.where(contexts < 16, 0.5, 30.0))).astype(np.int32)
-    assert len(coded(different, contexts=contexts)) < 0.9 * len(coded(different))
+    apart = sum(len(coded(different[which])) for which in (contexts < 16, contexts >= 16))
+    assert len(coded(different, contexts=contexts // 8)) < 1.03 * apart < 0.9 * len(coded(different))
     alike = np.rint(random.laplace(0, 5, 3000)).astype(np.int32)
     assert len(coded(alike, contexts=contexts)) < 1.05 * len(coded(alike))
 
