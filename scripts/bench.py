@@ -15,6 +15,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from splat.core.project import project
 from splat.core.rasterize import rasterize
 from splat.core.reference.ssim import ssim_maps
 from splat.core.sh import sh_colors
+from splat.image.codec.range_coder import RangeDecoder, RangeEncoder
 from splat.image.fit import FitConfig, fit_image
 from splat.image.fitter import Fit
 from splat.image.init import structure_tensor
@@ -172,6 +174,28 @@ def ssim() -> None:
     show("torch, separable convolutions", peer, f"{peer[0] / ours[0]:.0f}x the CPU time\n")
 
 
+def codec() -> None:
+    """The entropy coder on a million residuals in 16 contexts, without and with the value before as a context."""
+    random = np.random.default_rng(0)
+    values = np.rint(random.laplace(0, 6, 1_000_000)).astype(np.int32)
+    contexts = random.integers(0, 16, len(values)).astype(np.int32)
+    print("entropy coder, 1,000,000 signed values (Laplace, scale 6), one thread")
+
+    def encode(memory: int) -> bytes:
+        encoder = RangeEncoder()
+        encoder.signed(values, contexts, memory=memory)
+        return encoder.finish()
+
+    for memory in (0, 8):
+        data = encode(memory)
+        bits = 8 * len(data) / len(values)
+        show(f"encode, memory {memory}", measure(partial(encode, memory), 5), f"{bits:.3f} bits a value")
+        decode = partial(RangeDecoder.signed, contexts=contexts, memory=memory)
+        times = measure(lambda data=data, decode=decode: decode(RangeDecoder(data)), 5)  # type: ignore[misc]
+        show(f"decode, memory {memory}", times, f"{len(values) / times[0] / 1e3:.1f} M values/s of CPU time")
+    print()
+
+
 def image2d() -> None:
     """Drawing a fitted photograph, and one step of the fit."""
     picture = splat.image.picture.read_picture(PHOTO).pixels
@@ -215,7 +239,7 @@ def fits(folder: Path, n: int, seconds: float, limit: int | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "sections", nargs="*", choices=["garden", "ssim", "image2d", "fit", []], help="default: ssim image2d"
+        "sections", nargs="*", choices=["garden", "ssim", "image2d", "codec", "fit", []], help="default: ssim image2d"
     )
     parser.add_argument("--garden", type=Path, help="test_garden.npz")
     parser.add_argument("--kodak", type=Path, help="folder of pictures")
@@ -238,6 +262,8 @@ def main() -> None:
         ssim()
     if "image2d" in sections:
         image2d()
+    if "codec" in sections:
+        codec()
     if "fit" in sections:
         fits(arguments.kodak or PHOTO.parent, arguments.n, arguments.time, arguments.limit)
 

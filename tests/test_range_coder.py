@@ -1,5 +1,5 @@
-"""The entropy coder of pictures: what goes in comes out, in the same bytes from both backends, at about the cost that theory
-allows; and damaged data do no harm."""
+"""The entropy coder of pictures: what goes in comes out, in the same bytes from both backends, at about the cost that
+theory allows; and damaged data do no harm."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def decode_all(data: bytes, drawn: list[dict[str, Any]]) -> list[list[int]]:
     return results
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(calls())
 def test_what_goes_in_comes_out_in_the_same_bytes_from_both_backends(drawn: list[dict[str, Any]]) -> None:
     compiled, twin = on_both(lambda: encode_all(drawn))
@@ -104,7 +104,7 @@ def test_what_goes_in_comes_out_in_the_same_bytes_from_both_backends(drawn: list
         assert back == [call["values"] for call in drawn]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(calls(), st.binary(max_size=60))
 def test_any_bytes_give_values_or_a_value_error_the_same_from_both_backends(
     drawn: list[dict[str, Any]], data: bytes
@@ -133,7 +133,7 @@ def test_nothing_costs_nothing() -> None:
 
 
 def ideal_bits(values: Array) -> float:
-    """The code length of the estimator of Krichevsky & Trofimov (1981) over the values from the least to the greatest."""
+    """Code length by the estimator of Krichevsky & Trofimov (1981) over the values from the least to the greatest."""
     indices = values - values.min()
     counts = np.full(indices.max() + 1, 0.5)
     total, bits = counts.sum(), 0.0
@@ -206,7 +206,8 @@ def test_contexts_keep_different_sources_apart_and_cost_little_where_they_are_al
     random = np.random.default_rng(6)
     contexts = random.integers(0, 32, 3000).astype(np.int32)
     different = np.rint(random.laplace(0, np.where(contexts < 16, 0.5, 30.0))).astype(np.int32)
-    assert len(coded(different, contexts=contexts)) < 0.9 * len(coded(different))
+    apart = sum(len(coded(different[which])) for which in (contexts < 16, contexts >= 16))
+    assert len(coded(different, contexts=contexts // 8)) < 1.03 * apart < 0.9 * len(coded(different))
     alike = np.rint(random.laplace(0, 5, 3000)).astype(np.int32)
     assert len(coded(alike, contexts=contexts)) < 1.05 * len(coded(alike))
 
@@ -237,7 +238,7 @@ def test_the_extremes_of_int32_are_values_like_others() -> None:
 
 @pytest.mark.usefixtures("backend")
 def test_carries_run_through_held_back_bytes() -> None:
-    # All ones: low stays just under the top, so that its bytes of 255 wait; a last zero then ends them with or without one.
+    # All ones: low stays just under the top, so that its bytes of 255 wait; what follows settles them.
     for ones in range(12):
         for tail in ([0], [1], [255, 1]):
             values = np.array([255] * ones + tail, np.int32)
@@ -261,7 +262,12 @@ def test_the_bytes_of_the_format_do_not_change() -> None:
     assert encoder.finish().hex() == GOLDEN
 
 
-GOLDEN = ""
+GOLDEN = (
+    "01ecbb39ec2534fcabf578ad03bf7daf666906eaa8ec6e3d55cc60672e0fb1f0ab6b4a39a7633ca3c05823f8fc594776f73d"
+    "e671fc198884f1664273478210aeb3166c2e5910f74f417759d8d73af9df46161799a0d091fe7a4142261f5f97c08a6301c3"
+    "2554370eae4479b0751081f519364003c33063d975a4f4b2dc182a0fa7b6e6de98530272aa97a997da3aa7e01293725bb804"
+    "a4dc96ee01293725bb804a4dc96ee01293725bb804a4dc96ee01293725bb804a4dc96a"
+)
 
 
 @pytest.mark.usefixtures("backend")
@@ -311,7 +317,7 @@ def test_bad_arguments_are_named() -> None:
         (lambda: encoder.signed([0.5], [0]), TypeError, "values must be integers, got float64"),
         (lambda: encoder.signed([1 << 31], [0]), ValueError, r"values\[0\] must be in -2147483648 .. 2147483647"),
         (lambda: encoder.unsigned([3, -1], [0, 0]), ValueError, r"values\[1\] must be in 0 .. 2147483647, got -1"),
-        (lambda: encoder.signed([1], [4], Models(4)), ValueError, r"contexts must be in 0 .. 3, got up to 4"),
+        (lambda: encoder.signed([1], [4], Models(4)), ValueError, r"contexts\[0\] must be in 0 .. 3, got 4"),
         (lambda: encoder.bounded([3, 7], [9, 7], [0, 0]), ValueError, r"values\[1\] must be in 0 .. 6, got 7"),
         (lambda: encoder.bounded([0], [0], [0]), ValueError, r"levels\[0\] must be in 1 .. 2147483647, got 0"),
         (lambda: encoder.bits([8], [3]), ValueError, r"values\[0\] must be in 0 .. 7, got 8"),
@@ -333,13 +339,11 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_opcheck() -> None:
-    state, new = reference_coder.start_encoding(), np.broadcast_to(np.int32(reference_coder.NEW_MODEL), (1, 128, 3))
     values, contexts, none = torch.tensor([3, -2, 0], dtype=torch.int32), torch.zeros(3).int(), torch.zeros(0).int()
-    models = torch.from_numpy(new.copy())
-    how = (contexts, none, 1, 0)
-    torch.library.opcheck(
-        torch.ops.splat.range_encode.default, (torch.from_numpy(state), models, int(Kind.SIGNED), values, *how)
-    )
+    models = torch.from_numpy(reference_coder.new_models(Kind.SIGNED, 1, 0))
+    symbols = (contexts, none, 1, 0)
+    start = torch.from_numpy(reference_coder.start_encoding())
+    torch.library.opcheck(torch.ops.splat.range_encode.default, (start, models, int(Kind.SIGNED), values, *symbols))
     data = torch.tensor([200, 7, 9, 1], dtype=torch.uint8)
     start = torch.from_numpy(reference_coder.start_decoding(data.numpy()))
-    torch.library.opcheck(torch.ops.splat.range_decode.default, (start, models, data, int(Kind.SIGNED), *how))
+    torch.library.opcheck(torch.ops.splat.range_decode.default, (start, models, data, int(Kind.SIGNED), *symbols))

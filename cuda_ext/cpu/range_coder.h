@@ -19,13 +19,19 @@ struct BitModel {
 };
 constexpr int kProbabilityBits = 24;
 constexpr int32_t kFastLimit = 20, kSlowLimit = 500;
-constexpr int32_t kInherited = 4;  // what a model's first estimate, taken from a coarser one, counts for
+constexpr int32_t kTrust = 20;  // a model seen this often weighs as much as the coarser ones
 constexpr uint32_t kLeastProbability = 16;  // of 2^16: a bit costs at most 12 bits
 
 constexpr auto kRates = [] {  // 2^16 / (n + 1.5)
   std::array<int64_t, kSlowLimit + 1> rates{};
   for (int64_t n = 0; n <= kSlowLimit; ++n) rates[n] = (int64_t{1} << 17) / (2 * n + 3);
   return rates;
+}();
+
+constexpr auto kWeights = [] {  // 2^16 n / (n + kTrust)
+  std::array<int32_t, kSlowLimit + 1> weights{};
+  for (int32_t n = 0; n <= kSlowLimit; ++n) weights[n] = (n << 16) / (n + kTrust);
+  return weights;
 }();
 
 inline int32_t moved(int32_t estimate, bool bit, int32_t age) {
@@ -37,12 +43,6 @@ inline void update(BitModel& m, bool bit) {
   m.fast = moved(m.fast, bit, std::min(m.count, kFastLimit));
   m.count = std::min(m.count + 1, kSlowLimit);
 }
-// Probability of a one, of 2^16.
-inline uint32_t probability(const BitModel& m) {
-  const uint32_t mean = static_cast<uint32_t>(m.slow + m.fast) >> (kProbabilityBits + 1 - 16);
-  return std::clamp(mean, kLeastProbability, (1u << 16) - kLeastProbability);
-}
-
 constexpr uint32_t kWhole = 0xffffffffu, kTop = 1u << 24;  // the interval at the start, and the least after a bit
 constexpr int kRawBits = 8;                                // equiprobable bits coded at once
 
@@ -147,20 +147,29 @@ class Decoder {
   int64_t size_;
 };
 
-// The models of one symbol, finest first: of its context and the code before it, of its context, of all symbols. A fine
-// model that is used for the first time starts from the coarser one's estimate; all of them learn from every symbol.
+// The models of one symbol, coarsest first: of all symbols, of its context, of its context and the code before it. All of
+// them learn from every symbol.
 struct Chain {
   std::array<BitModel*, 3> rows;
   int length;
 };
 
+// Probability of a one, of 2^16. A finer model weighs n / (n + kTrust), what the coarser ones say the rest: a new context
+// starts from what all have in common. (Linear interpolation, as Jelinek & Mercer 1980 smooth the contexts of words.)
+inline uint32_t probability(const Chain& chain, int node) {
+  int64_t mixed = 0;  // of 2^(kProbabilityBits + 1)
+  for (int i = 0; i < chain.length; ++i) {
+    const BitModel& m = chain.rows[i][node];
+    const int64_t own = m.slow + m.fast;
+    mixed = i == 0 ? own : mixed + ((own - mixed) * kWeights[m.count] >> 16);
+  }
+  const uint32_t one = static_cast<uint32_t>(mixed >> (kProbabilityBits + 1 - 16));
+  return std::clamp(one, kLeastProbability, (1u << 16) - kLeastProbability);
+}
+
 template <class Coder>
 bool code_bit(Coder& coder, const Chain& chain, int node, bool bit) {
-  for (int i = chain.length - 2; i >= 0; --i) {
-    BitModel &fine = chain.rows[i][node], &coarse = chain.rows[i + 1][node];
-    if (fine.count == 0) fine = {coarse.slow, coarse.fast, std::min(coarse.count, kInherited)};
-  }
-  bit = coder.bit(probability(chain.rows[0][node]), bit);
+  bit = coder.bit(probability(chain, node), bit);
   for (int i = 0; i < chain.length; ++i) update(chain.rows[i][node], bit);
   return bit;
 }
@@ -184,7 +193,7 @@ constexpr int kLengthNode = kUnary, kTopNode = kLengthNode + kMaxLength, kTopNod
 constexpr int kMagnitudeNodes = kTopNode + kMaxLength * kTopNodes;
 constexpr int kZeroNode = kMagnitudeNodes, kSignNode = kZeroNode + 1, kSignedNodes = kSignNode + 1;
 
-// 0 .. 2^31: small ones bit by bit, others by the Elias gamma code (Elias 1975) of what is left, plus one. A decoded one may
+// 0 .. 2^31 - 1: small ones bit by bit, others by the Elias gamma code (Elias 1975) of what is left, plus one. A decoded one may
 // reach 2^32: the caller checks it.
 template <class Coder>
 uint64_t code_magnitude(Coder& coder, const Chain& chain, uint64_t value) {
@@ -239,15 +248,14 @@ struct Stream {
   int64_t rows() const {
     return 1 + (context_count > 1 ? context_count : 0) + (memory > 1 ? context_count * memory : 0);
   }
-  Chain chain(int64_t context, uint32_t previous) const {
+  Chain chain(int64_t context, int64_t previous) const {
     const int nodes = model_nodes(kind);
-    Chain c{{}, 0};
+    Chain c{{models}, 1};
+    if (context_count > 1) c.rows[c.length++] = models + (1 + context) * nodes;
     if (memory > 1) {
       const int64_t first = rows() - context_count * memory;
-      c.rows[c.length++] = models + (first + context * memory + std::min<int64_t>(previous, memory - 1)) * nodes;
+      c.rows[c.length++] = models + (first + context * memory + std::min(previous, memory - 1)) * nodes;
     }
-    if (context_count > 1) c.rows[c.length++] = models + (1 + context) * nodes;
-    c.rows[c.length++] = models;
     return c;
   }
 };
@@ -257,7 +265,7 @@ constexpr int64_t kMaxValue = 0x7fffffff;
 // Codes the stream: an encoder reads `values`, a decoder writes them, until it finds damage.
 template <class Coder, class Value>
 void code_stream(Coder& coder, const Stream& stream, Value* values) {
-  uint32_t previous = 0;  // code of the value before: itself, or for signed ones 0, 1, -1, 2, -2, ... -> 0, 1, 2, 3, 4, ...
+  int64_t previous = 0;  // code of the value before: itself, or for signed ones 0, 1, -1, 2, -2, ... -> 0, 1, 2, 3, 4, ...
   for (int64_t i = 0; i < stream.count && coder.ok(); ++i) {
     int64_t value = Coder::kDecodes ? 0 : values[i];
     const uint32_t given = static_cast<uint32_t>(value);
@@ -275,8 +283,7 @@ void code_stream(Coder& coder, const Stream& stream, Value* values) {
             code_magnitude(coder, chain, static_cast<uint64_t>((negative ? -value : value) - 1))) + 1;
         value = negative ? -size : size;
       }
-      previous = static_cast<uint32_t>(stream.kind != Kind::kSigned || value == 0 ? value
-                                       : value > 0 ? 2 * value - 1 : -2 * value);
+      previous = stream.kind != Kind::kSigned ? value : value > 0 ? 2 * value - 1 : -2 * value;
     }
     if constexpr (Coder::kDecodes) {
       if (value > kMaxValue || value < -kMaxValue - 1) coder.damage();

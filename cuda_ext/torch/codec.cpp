@@ -1,8 +1,9 @@
 // range_encode, range_decode: the entropy coder of pictures.
+#include <algorithm>
 #include <vector>
 
-#include "checks.h"
 #include "box.h"
+#include "checks.h"
 #include "range_coder.h"
 
 namespace splat {
@@ -10,7 +11,7 @@ namespace {
 
 using range::Stream;
 
-// extents and contexts must outlive the stream.
+// The checked arguments of both directions. The tensors must outlive the stream.
 Stream stream_of(const Tensor& coder, Tensor& models, int64_t kind, const Tensor& contexts, const Tensor& extents,
                  int64_t context_count, int64_t memory) {
   const int64_t M = contexts.numel();

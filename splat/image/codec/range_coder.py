@@ -1,8 +1,8 @@
 """The entropy coder of pictures: lists of integers to bytes and back, by adaptive models, the same on every machine.
 
-An encoder takes one list after another and gives all of them as one string of bytes; a decoder that is asked for the same
-kinds of lists, with the same contexts, gives them back. What a symbol costs follows from the symbols before it in its
-context: nothing about the source is written down.
+An encoder takes one list after another and gives all of them as one string of bytes; a decoder that is asked for the
+same kinds of lists, with the same contexts, gives them back. What a symbol costs follows from the symbols before it in
+its context: nothing about the source is written down.
 
 The work is done by the compiled library (cuda_ext/cpu/range_coder.h), or without it by the twin in reference_coder.py.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from splat.core import ops
 from splat.core.checks import check_int
 from splat.image.codec import reference_coder as twin
-from splat.image.codec.reference_coder import AHEAD, MAX_VALUE, MODEL_NODES, Ints, Kind
+from splat.image.codec.reference_coder import AHEAD, MAX_VALUE, Ints, Kind, Stream
 
 MAX_ROWS = 1 << 16
 """Most models of a Models object: contexts x memory. They take 1.5 kB each."""
@@ -31,51 +31,25 @@ MAX_WIDTH = 31
 class Models:
     """What a coder has learnt about lists of one kind, for `contexts` kinds of symbols.
 
-    Given to several calls, the later ones go on with what was learnt in the earlier. Encoder and decoder each need their
-    own. A context that is new starts from what all of them have in common, so many contexts cost little.
+    Given to several calls, the later ones go on with what was learnt in the earlier. Encoder and decoder each need
+    their own. A context that is new starts from what all of them have in common, so many contexts cost little.
     """
 
     def __init__(self, contexts: int = 1) -> None:
         check_int("contexts", contexts, 1, MAX_ROWS)
         self.contexts = contexts
         self._rows: Ints | None = None
-        self._use: tuple[Kind, int] | None = None
+        self._use = ""
 
     def rows(self, kind: Kind, memory: int) -> Ints:
         """int32 [rows, nodes, 3]: the models (reference_coder.py), made at the first call."""
         if self._rows is None:
             check_int("memory x contexts", memory * self.contexts, 0, MAX_ROWS)
-            shape = (twin.model_rows(self.contexts, memory), MODEL_NODES[kind], 3)
-            self._rows, self._use = np.broadcast_to(np.int32(twin.NEW_MODEL), shape).copy(), (kind, memory)
-        if self._use != (kind, memory):
-            known = "{0.name.lower()} with memory {1}".format(*self._use) if self._use else ""
-            raise ValueError(f"models were first used for {known}, now for {kind.name.lower()} with memory {memory}")
+            self._rows = twin.new_models(kind, self.contexts, memory)
+            self._use = f"{kind.name.lower()} with memory {memory}"
+        if self._use != (use := f"{kind.name.lower()} with memory {memory}"):
+            raise ValueError(f"models were first used for {self._use}, now for {use}")
         return self._rows
-
-
-class _Call:
-    """The checked arguments that both directions share."""
-
-    def __init__(self, kind: Kind, contexts: Any, extents: Any, models: Models | None, memory: int) -> None:
-        check_int("memory", memory, 0, MAX_ROWS)
-        self.kind, self.memory = kind, memory
-        self.contexts = _ints("contexts", contexts)
-        self.count = len(self.contexts)
-        top = int(self.contexts.max(initial=0))
-        self.models = models if models is not None else Models(top + 1)
-        if top >= self.models.contexts or self.contexts.min(initial=0) < 0:
-            raise ValueError(f"contexts must be in 0 .. {self.models.contexts - 1}, got up to {top}")
-        self.extents = np.zeros(0, np.int32)
-        if kind in (Kind.BOUNDED, Kind.BITS):
-            name, least, most = ("levels", 1, MAX_VALUE) if kind == Kind.BOUNDED else ("widths", 0, MAX_WIDTH)
-            self.extents = _ints(name, extents, self.count)
-            _check_range(name, self.extents, least, most)
-
-    def rows(self) -> Ints:
-        return self.models.rows(self.kind, self.memory)
-
-    def how(self) -> tuple[Ints, Ints, int, int]:
-        return self.contexts, self.extents, self.models.contexts, self.memory
 
 
 class RangeEncoder:
@@ -96,20 +70,20 @@ class RangeEncoder:
 
     def signed(self, values: Any, contexts: Any, models: Models | None = None, memory: int = 0) -> None:
         """Values of either sign, near 0 the cheapest to begin with: residuals."""
-        self._encode(values, _Call(Kind.SIGNED, contexts, None, models, memory))
+        self._encode(values, _stream(Kind.SIGNED, contexts, None, models, memory))
 
     def unsigned(self, values: Any, contexts: Any, models: Models | None = None, memory: int = 0) -> None:
         """Values in 0 .. 2^31 - 1, small ones the cheapest to begin with: counts and gaps."""
-        self._encode(values, _Call(Kind.UNSIGNED, contexts, None, models, memory))
+        self._encode(values, _stream(Kind.UNSIGNED, contexts, None, models, memory))
 
     def bounded(self, values: Any, levels: Any, contexts: Any, models: Models | None = None, memory: int = 0) -> None:
-        """Values in 0 .. levels[i] - 1, levels int32 [M]: angles, classes. The first six bits are learnt, the rest taken
-        as equally probable."""
-        self._encode(values, _Call(Kind.BOUNDED, contexts, levels, models, memory))
+        """Values in 0 .. levels[i] - 1, levels int32 [M]: angles, classes. The first six bits are learnt, the rest
+        taken as equally probable. Symbols of one context share what is learnt whatever their levels."""
+        self._encode(values, _stream(Kind.BOUNDED, contexts, levels, models, memory))
 
     def bits(self, values: Any, widths: Any) -> None:
         """Values in 0 .. 2^widths[i] - 1, all equally probable; widths int32 [M] in 0 .. 31."""
-        self._encode(values, _Call(Kind.BITS, np.zeros_like(_ints("widths", widths)), widths, None, 0))
+        self._encode(values, _bits_stream(widths))
 
     @property
     def size(self) -> int:
@@ -123,25 +97,28 @@ class RangeEncoder:
             self._finished = True
         return bytes(self._bytes)
 
-    def _encode(self, values: Any, call: _Call) -> None:
+    def _encode(self, values_in: Any, stream: Stream) -> None:
         if self._finished:
             raise ValueError("the encoder is finished; make a new one")
-        symbols = _ints("values", values, call.count)
-        if call.kind == Kind.UNSIGNED:
-            _check_range("values", symbols, 0, MAX_VALUE)
-        elif call.kind != Kind.SIGNED:
-            above = call.extents if call.kind == Kind.BOUNDED else 1 << call.extents.astype(np.int64)
-            _check_range("values", symbols, 0, above - 1)
-        arguments = (self._state, call.rows(), int(call.kind), symbols, *call.how())
+        values = _ints("values", values_in, len(stream.contexts))
+        if stream.kind == Kind.UNSIGNED:
+            _check_range("values", values, 0, MAX_VALUE)
+        elif stream.kind != Kind.SIGNED:
+            levels = stream.extents if stream.kind == Kind.BOUNDED else 1 << stream.extents.astype(np.int64)
+            _check_range("values", values, 0, levels - 1)
         if ops.available:
-            self._bytes += torch.ops.splat.range_encode(*_tensors(arguments)).numpy().tobytes()
+            of = _Tensors(stream)
+            settled = torch.ops.splat.range_encode(
+                torch.from_numpy(self._state), of.models, of.kind, torch.from_numpy(values), *of.symbols
+            )
+            self._bytes += settled.numpy().tobytes()
         else:
-            self._bytes += twin.encode(*arguments).tobytes()
+            self._bytes += twin.encode(self._state, stream, values).tobytes()
 
 
 class RangeDecoder:
-    """Gives back what a RangeEncoder coded, call by call: the same methods with the same contexts, sizes and models, and
-    int32 arrays [M] as results.
+    """Gives back what a RangeEncoder coded, call by call: the same methods with the same contexts, sizes and models,
+    and int32 NumPy arrays [M] as results.
 
     Damaged data give wrong values or a ValueError, never more than M values, and finish tells what is left over.
 
@@ -155,19 +132,19 @@ class RangeDecoder:
 
     def signed(self, contexts: Any, models: Models | None = None, memory: int = 0) -> Ints:
         """Mirror of RangeEncoder.signed."""
-        return self._decode(_Call(Kind.SIGNED, contexts, None, models, memory))
+        return self._decode(_stream(Kind.SIGNED, contexts, None, models, memory))
 
     def unsigned(self, contexts: Any, models: Models | None = None, memory: int = 0) -> Ints:
         """Mirror of RangeEncoder.unsigned."""
-        return self._decode(_Call(Kind.UNSIGNED, contexts, None, models, memory))
+        return self._decode(_stream(Kind.UNSIGNED, contexts, None, models, memory))
 
     def bounded(self, levels: Any, contexts: Any, models: Models | None = None, memory: int = 0) -> Ints:
         """Mirror of RangeEncoder.bounded."""
-        return self._decode(_Call(Kind.BOUNDED, contexts, levels, models, memory))
+        return self._decode(_stream(Kind.BOUNDED, contexts, levels, models, memory))
 
     def bits(self, widths: Any) -> Ints:
         """Mirror of RangeEncoder.bits."""
-        return self._decode(_Call(Kind.BITS, np.zeros_like(_ints("widths", widths)), widths, None, 0))
+        return self._decode(_bits_stream(widths))
 
     def finish(self) -> None:
         """Checks that the data end with the last symbol: ValueError where bytes are left or missing."""
@@ -177,24 +154,49 @@ class RangeDecoder:
         if left > 0:
             raise ValueError(f"coded data are damaged: {left} bytes follow the last symbol")
 
-    def _decode(self, call: _Call) -> Ints:
-        arguments = (self._state, call.rows(), self._data, int(call.kind), *call.how())
+    def _decode(self, stream: Stream) -> Ints:
         values: Ints
         if ops.available:
-            values = torch.ops.splat.range_decode(*_tensors(arguments)).numpy()
+            of = _Tensors(stream)
+            state, data = torch.from_numpy(self._state), torch.from_numpy(self._data)
+            values = torch.ops.splat.range_decode(state, of.models, data, of.kind, *of.symbols).numpy()
         else:
-            values = twin.decode(*arguments)
+            values = twin.decode(self._state, stream, self._data)
         if self._state[3]:
             raise ValueError(_DAMAGED)
         return values
 
 
+class _Tensors:
+    """A stream as the compiled coder takes it: tensors that share its memory."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.models, self.kind = torch.from_numpy(stream.models), int(stream.kind)
+        contexts, extents = torch.from_numpy(stream.contexts), torch.from_numpy(stream.extents)
+        self.symbols = (contexts, extents, stream.context_count, stream.memory)
+
+
+def _stream(kind: Kind, contexts_in: Any, extents_in: Any, models: Models | None, memory: int) -> Stream:
+    """The checked arguments that both directions share."""
+    check_int("memory", memory, 0, MAX_ROWS)
+    contexts, extents = _ints("contexts", contexts_in), np.zeros(0, np.int32)
+    top = int(contexts.max(initial=0))
+    if models is None:
+        models = Models(top + 1)
+    _check_range("contexts", contexts, 0, models.contexts - 1)
+    if kind in (Kind.BOUNDED, Kind.BITS):
+        name, least, most = ("levels", 1, MAX_VALUE) if kind == Kind.BOUNDED else ("widths", 0, MAX_WIDTH)
+        extents = _ints(name, extents_in, len(contexts))
+        _check_range(name, extents, least, most)
+    return Stream(kind, contexts, extents, models.contexts, memory, models.rows(kind, memory))
+
+
+def _bits_stream(widths: Any) -> Stream:
+    widths = _ints("widths", widths)
+    return _stream(Kind.BITS, np.zeros_like(widths), widths, None, 0)
+
+
 _DAMAGED = "coded data are damaged or end too early"
-
-
-def _tensors(arguments: tuple[Any, ...]) -> list[Any]:
-    """Arrays as tensors that share their memory."""
-    return [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arguments]
 
 
 def _ints(name: str, value: Any, count: int | None = None) -> Ints:

@@ -1,12 +1,13 @@
 """The entropy coder in plain Python: the twin of cuda_ext/cpu/range_coder.h, function for function, and what reads and
 writes files where the compiled library is missing. Change both or neither.
 
-An adaptive binary range coder (Martin 1979; the carry is held back as in Schindler 1998) and the binarisation of integers
-on top of it. Integers only, so that every machine writes and reads the same bytes.
+An adaptive binary range coder (Martin 1979; the carry is held back as in Schindler 1998) and the binarisation of
+integers on top of it. Integers only, so that every machine writes and reads the same bytes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
@@ -27,21 +28,21 @@ class Kind(IntEnum):
     BITS = 3
 
 
-# A model of a bit is [slow, fast, count]: two running estimates of the probability that it is one, in units of 2^-24, and
-# how often it was seen, up to SLOW_LIMIT. Both start as the mean of what was seen (rate 1 / (n + 1.5)); the fast one stops
-# slowing down early. Their mean follows drifting sources and loses little on steady ones.
+# A model of a bit is [slow, fast, count]: two running estimates of the probability that it is one, in units of 2^-24,
+# and how often it was seen, up to SLOW_LIMIT. Both start as the mean of what was seen (rate 1 / (n + 1.5)); the fast
+# one stops slowing down early. Their mean follows drifting sources and loses little on steady ones.
 PROBABILITY_BITS = 24
 FAST_LIMIT, SLOW_LIMIT = 20, 500
-INHERITED = 4  # what a model's first estimate, taken from a coarser one, counts for
+TRUST = 20  # a model seen this often weighs as much as the coarser ones
 LEAST_PROBABILITY = 16  # of 2^16: a bit costs at most 12 bits
 RATES = [(1 << 17) // (2 * n + 3) for n in range(SLOW_LIMIT + 1)]  # 2^16 / (n + 1.5)
-NEW_MODEL = (1 << (PROBABILITY_BITS - 1), 1 << (PROBABILITY_BITS - 1), 0)
+WEIGHTS = [(n << 16) // (n + TRUST) for n in range(SLOW_LIMIT + 1)]
 
 WHOLE, TOP = (1 << 32) - 1, 1 << 24  # the interval at the start, and the least after a bit
 RAW_BITS = 8  # equiprobable bits coded at once
 
-# Nodes of the models of a magnitude: is it above 0, above 1; the length of its Elias gamma code; the code's two bits below
-# the leading one, for each length.
+# Nodes of the models of a magnitude: is it above 0, above 1; the length of its Elias gamma code; the code's two bits
+# below the leading one, for each length.
 UNARY, MAX_LENGTH, TOP_BITS = 2, 31, 2
 LENGTH_NODE, TOP_NODES = UNARY, (1 << TOP_BITS) - 1
 TOP_NODE = LENGTH_NODE + MAX_LENGTH
@@ -57,13 +58,13 @@ where there are none."""
 
 BitModel = list[int]
 Chain = list[list[BitModel]]
-"""The models of one symbol, finest first: of its context and the code before it, of its context, of all symbols. A fine
-model that is used for the first time starts from the coarser one's estimate; all of them learn from every symbol."""
+"""The models of one symbol, coarsest first: of all symbols, of its context, of its context and the code before it. All
+of them learn from every symbol."""
 
 
 class Coder(Protocol):
-    """What the encoder and the decoder share, so that a binarisation is written once: the encoder codes what it is given
-    and returns it, the decoder ignores what it is given."""
+    """What the encoder and the decoder share, so that a binarisation is written once: the encoder codes what it is
+    given and returns it, the decoder ignores what it is given."""
 
     decodes: bool
 
@@ -99,8 +100,8 @@ class Encoder:
         return value
 
     def finish(self) -> None:
-        """One byte more puts what follows it, which a decoder reads as zeros, into the interval. Where all bytes would be
-        zeros there are none."""
+        """One byte more puts the zeros that a decoder reads after the end into the interval. Where the interval starts
+        at 0 and no byte has left it, none is needed."""
         if self._low > 0 or self._cache >= 0 or self._pending > 0:
             self._low = self._low + TOP - 1 & ~(TOP - 1)
             self._shift()
@@ -169,6 +170,44 @@ class Decoder:
             self._position += 1
 
 
+@dataclass(frozen=True)
+class Stream:
+    """The symbols of one call, without their values."""
+
+    kind: Kind
+    contexts: Ints
+    """[M], in 0 .. context_count - 1."""
+    extents: Ints
+    """[M], levels of BOUNDED, widths of BITS; else [0]."""
+    context_count: int
+    memory: int
+    models: Ints
+    """[model_rows, MODEL_NODES, 3], changed in place."""
+
+    def chain(self, context: int, previous: int) -> list[int]:
+        """Rows of the models of a symbol, coarsest first; previous: code of the value before it."""
+        rows = [0]
+        if self.context_count > 1:
+            rows.append(1 + context)
+        if self.memory > 1:
+            first = model_rows(self.context_count, self.memory) - self.context_count * self.memory
+            rows.append(first + context * self.memory + min(previous, self.memory - 1))
+        return rows
+
+
+def model_rows(context_count: int, memory: int) -> int:
+    """Rows of the models: one for all symbols, one for each context where there are several, one for each context and
+    code before it where memory > 1."""
+    return 1 + (context_count if context_count > 1 else 0) + (context_count * memory if memory > 1 else 0)
+
+
+def new_models(kind: Kind, context_count: int, memory: int) -> Ints:
+    """Models that have seen nothing."""
+    models = np.zeros((model_rows(context_count, memory), MODEL_NODES[kind], 3), np.int32)
+    models[..., :2] = 1 << (PROBABILITY_BITS - 1)
+    return models
+
+
 def start_encoding() -> State:
     """State of an encoder that has coded nothing."""
     return np.array([0, WHOLE, -1, 0], np.int64)
@@ -187,81 +226,54 @@ def finish(state: State) -> bytes:
     return bytes(encoder.bytes)
 
 
-def encode(
-    state: State, models: Ints, kind: Kind, values: Ints, contexts: Ints, extents: Ints, context_count: int, memory: int
-) -> Bytes:
-    """Bytes that coding these symbols settled. Changes state and models in place; see RangeEncoder for the rest."""
+def encode(state: State, stream: Stream, values: Ints) -> Bytes:
+    """Bytes that coding these values int32 [M] settled. Changes the state and the models in place."""
     encoder = Encoder(state)
-    _code_stream(encoder, models, kind, values, contexts, extents, context_count, memory)
+    _code_stream(encoder, stream, values)
     encoder.save(state)
     return np.array(encoder.bytes, np.uint8)
 
 
-def decode(
-    state: State, models: Ints, data: Bytes, kind: Kind, contexts: Ints, extents: Ints, context_count: int, memory: int
-) -> Ints:
+def decode(state: State, stream: Stream, data: Bytes) -> Ints:
     """The mirror of encode; state[3] is 1 afterwards if the data are damaged."""
     decoder = Decoder(state, data)
-    values = np.zeros(len(contexts), np.int32)
-    _code_stream(decoder, models, kind, values, contexts, extents, context_count, memory)
+    values = np.zeros(len(stream.contexts), np.int32)
+    _code_stream(decoder, stream, values)
     decoder.save(state)
     return values
 
 
-def model_rows(context_count: int, memory: int) -> int:
-    """Rows of the models: one for all symbols, one for each context where there are several, one for each context and
-    code before it where memory > 1."""
-    return 1 + (context_count if context_count > 1 else 0) + (context_count * memory if memory > 1 else 0)
-
-
-def _code_stream(
-    coder: Encoder | Decoder,
-    models: Ints,
-    kind: Kind,
-    values: Ints,
-    contexts: Ints,
-    extents: Ints,
-    context_count: int,
-    memory: int,
-) -> None:
-    rows: list[list[BitModel]] = models.tolist()
-    fine = len(rows) - context_count * memory
+def _code_stream(coder: Encoder | Decoder, stream: Stream, values: Ints) -> None:
+    """An encoder reads the values, a decoder writes them, until it finds damage."""
+    rows: list[list[BitModel]] = stream.models.tolist()
+    kind = stream.kind
     previous = 0  # code of the value before: itself, or for signed ones 0, 1, -1, 2, -2, ... -> 0, 1, 2, 3, 4, ...
-    for i, context in enumerate(contexts.tolist()):
+    for i, context in enumerate(stream.contexts.tolist()):
         if isinstance(coder, Decoder) and not coder.ok():
             break
         value = 0 if coder.decodes else int(values[i])
         if kind == Kind.BITS:
-            value = _code_raw(coder, int(extents[i]), value)
+            value = _code_raw(coder, int(stream.extents[i]), value)
         else:
-            chain = [rows[fine + context * memory + min(previous, memory - 1)]] if memory > 1 else []
-            chain += [rows[1 + context]] if context_count > 1 else []
-            chain.append(rows[0])
+            chain = [rows[row] for row in stream.chain(context, previous)]
             if kind == Kind.BOUNDED:
-                value = _code_bounded(coder, chain, int(extents[i]), value)
+                value = _code_bounded(coder, chain, int(stream.extents[i]), value)
             elif kind == Kind.UNSIGNED:
                 value = _code_magnitude(coder, chain, value)
             elif _code_bit(coder, chain, ZERO_NODE, value != 0):
                 negative = _code_bit(coder, chain, SIGN_NODE, value < 0)
                 size = _code_magnitude(coder, chain, abs(value) - 1) + 1
                 value = -size if negative else size
-            if kind != Kind.SIGNED or value == 0:
-                previous = value
-            else:
-                previous = 2 * value - 1 if value > 0 else -2 * value
+            previous = value if kind != Kind.SIGNED else 2 * value - 1 if value > 0 else -2 * value
         if isinstance(coder, Decoder):
             if not -MAX_VALUE - 1 <= value <= MAX_VALUE:
                 coder.damaged = True
             values[i] = value if coder.ok() else 0
-    models[:] = np.array(rows, np.int32).reshape(models.shape)
+    stream.models[:] = np.array(rows, np.int32).reshape(stream.models.shape)
 
 
 def _code_bit(coder: Coder, chain: Chain, node: int, bit: bool) -> bool:
-    for i in range(len(chain) - 2, -1, -1):
-        if chain[i][node][2] == 0:
-            slow, fast, count = chain[i + 1][node]
-            chain[i][node] = [slow, fast, min(count, INHERITED)]
-    bit = coder.bit(_probability(chain[0][node]), bit)
+    bit = coder.bit(_probability(chain, node), bit)
     for row in chain:
         _update(row[node], bit)
     return bit
@@ -275,10 +287,17 @@ def _update(model: BitModel, bit: bool) -> None:
     model[2] = min(count + 1, SLOW_LIMIT)
 
 
-def _probability(model: BitModel) -> int:
-    """Probability of a one, of 2^16."""
-    mean = model[0] + model[1] >> (PROBABILITY_BITS + 1 - 16)
-    return min(max(mean, LEAST_PROBABILITY), (1 << 16) - LEAST_PROBABILITY)
+def _probability(chain: Chain, node: int) -> int:
+    """Probability of a one, of 2^16. A finer model weighs n / (n + TRUST), what the coarser ones say the rest: a new
+    context starts from what all have in common. (Linear interpolation, as Jelinek & Mercer 1980 smooth the contexts of
+    words.)"""
+    mixed = 0  # of 2^(PROBABILITY_BITS + 1)
+    for i, row in enumerate(chain):
+        slow, fast, count = row[node]
+        own = slow + fast
+        mixed = own if i == 0 else mixed + ((own - mixed) * WEIGHTS[count] >> 16)
+    one = mixed >> (PROBABILITY_BITS + 1 - 16)
+    return min(max(one, LEAST_PROBABILITY), (1 << 16) - LEAST_PROBABILITY)
 
 
 def _code_raw(coder: Coder, width: int, value: int) -> int:
@@ -292,8 +311,8 @@ def _code_raw(coder: Coder, width: int, value: int) -> int:
 
 
 def _code_magnitude(coder: Coder, chain: Chain, value: int) -> int:
-    """0 .. 2^31: small ones bit by bit, others by the Elias gamma code (Elias 1975) of what is left, plus one. A decoded
-    one may reach 2^32: the caller checks it."""
+    """0 .. 2^31 - 1: small ones bit by bit, others by the Elias gamma code (Elias 1975) of what is left, plus one. A
+    decoded one may reach 2^32: the caller checks it."""
     for i in range(UNARY):
         if not _code_bit(coder, chain, i, value > i):
             return i
