@@ -72,7 +72,7 @@ class FitResult:
     seconds: dict[str, float]
     """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians)."""
     psnr: float
-    """Of the render clamped to 0..1, in dB, at most 100."""
+    """Of the render clamped to 0..1, in dB, at most 100; of a stack, each group's squared error by its weight."""
     interrupted: bool = False
 
 
@@ -123,8 +123,8 @@ class _Search:
     """One fit, or the search for the number of Gaussians that reaches a PSNR."""
 
     def __init__(self, picture: Picture, config: FitConfig, clock: Clock) -> None:
-        self.target: Tensor = picture.pixels.float().contiguous()
         self.layout, self.config, self.clock = picture.layout, config, clock
+        self.target: Tensor = (picture.pixels.float() * self.layout.root_weights()).contiguous()
         began = perf_counter()
         self.structure = structure_tensor(self.target)
         self.prepared = perf_counter() - began

@@ -60,7 +60,10 @@ class Schedule:
 
 
 class Fit:
-    """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
+    """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due.
+
+    The target is [H, W, D] times the layout's `root_weights`, and so are the colours while the fit runs.
+    """
 
     def __init__(self, target: Tensor, layout: Layout, structure: Structure, total: int, seed: int) -> None:
         began = time.perf_counter()
@@ -68,6 +71,8 @@ class Fit:
         self.target_tiles = to_tiles(target)
         self.height, self.width, _ = target.shape
         self.layout = layout
+        self.root_weights = layout.root_weights()
+        self.full_error = self.height * self.width * float(self.root_weights.square().sum())
         self.generator = torch.Generator().manual_seed(seed)
         self.structure = structure
         self.total = total
@@ -87,7 +92,7 @@ class Fit:
         return len(self.optimizer)
 
     def _take_psnr(self, clamped_error: float) -> None:
-        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.target.numel()))
+        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.full_error))
 
     def solve(self, iterations: int) -> None:
         """Sets the colours to the best for the shapes."""
@@ -143,6 +148,7 @@ class Fit:
     def model(self) -> ImageGaussians:
         """A copy of the present state."""
         tensors = {name: p.clone() for name, p in self.optimizer.params.items()}
+        tensors["colors"] /= self.root_weights
         return ImageGaussians(**tensors, width=self.width, height=self.height, layout=self.layout)
 
 
