@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zipfile
@@ -26,8 +27,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 MAX_SIDE = 16384
 """Longest side of a picture, pixels."""
-_EXIF_ORIENTATION = 0x0112  # as in TIFF
-_BITS_PER_SAMPLE = 0x0102
+_EXIF_ORIENTATION = 0x0112  # TIFF's own tag
 # What Pillow raises for files that are cut off or damaged; its decoders do not share one exception.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile)
 
@@ -108,14 +108,10 @@ def _read_pillow(path: Path) -> Stored:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 _check_image(image, str(path))
-                if image.format == "TIFF" and max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8:  # type: ignore[attr-defined]
-                    return _read_tiff(path)  # of which Pillow keeps 8 bits, or one channel
                 return Stored(_image_values(image), ".png")
     except Image.DecompressionBombError:
         raise PictureError(f"{path} is too large: at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
     except UnidentifiedImageError:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            return _read_tiff(path)
         raise PictureError(f"{path} is not a picture in a known format (PNG, JPEG, WebP, ...), or is damaged") from None
 
 
@@ -232,11 +228,12 @@ def _write_pillow(path: Path, values: Array) -> None:
     Image.fromarray(_squeezed(values)).save(path, **options)
 
 
-# TIFF of more than 8 bits
+# TIFF
 
 
 def _read_tiff(path: Path) -> Stored:
-    tifffile = need("tifffile", "hdr", "reading TIFF files of more than 8 bits")
+    tifffile = need("tifffile", "hdr", "reading TIFF files")
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what it raises too
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
@@ -244,12 +241,12 @@ def _read_tiff(path: Path) -> Stored:
                 raise PictureError(f"{path} holds {len(file.pages)} pages; give a single picture")
             check_size(page.imagewidth, page.imagelength, str(path))
             if page.photometric.name not in ("MINISBLACK", "RGB"):
-                raise PictureError(f"{path}: TIFF's {page.photometric.name} colours are not read; grey and RGB are")
+                return _read_pillow(path)  # palettes and the like, of 8 bits
             values: Array = page.asarray()
             values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
             orientation = page.tags.valueof(_EXIF_ORIENTATION, 1)
             associated = [sample.name for sample in page.extrasamples] == ["ASSOCALPHA"]
-    except tifffile.TiffFileError as error:
+    except (tifffile.TiffFileError, RuntimeError) as error:  # the latter from its codecs
         raise PictureError(f"{path} is damaged or cut off: {_one_line(error)}") from error
     return Stored(_upright(values, orientation), ".tif", premultiplied=associated)
 
@@ -299,10 +296,10 @@ def _squeezed(values: Array) -> Array:
 
 
 def _read_array(path: Path) -> Stored:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return Stored(loaded, ".npy")
-    with loaded:
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return Stored(loaded, ".npy")
         if len(loaded.files) != 1:
             raise PictureError(f"{path} must hold one array [H,W,D], holds {', '.join(loaded.files) or 'none'}")
         return Stored(loaded[loaded.files[0]], ".npz")
@@ -317,7 +314,12 @@ def _write_npz(path: Path, values: Array) -> None:
 
 
 _LOSSLESS: dict[str, dict[str, Any]] = {".png": {"compress_level": 6}, ".webp": {"lossless": 1}}
-_READERS: dict[str, Callable[[Path], Stored]] = {".exr": _read_exr, ".npy": _read_array, ".npz": _read_array}
+_READERS: dict[str, Callable[[Path], Stored]] = {
+    **dict.fromkeys((".tif", ".tiff"), _read_tiff),
+    ".exr": _read_exr,
+    ".npy": _read_array,
+    ".npz": _read_array,
+}
 _WRITERS: dict[str, Callable[[Path, Array], None]] = {
     **dict.fromkeys((".png", ".webp", ".jpg", ".jpeg"), _write_pillow),
     **dict.fromkeys((".tif", ".tiff"), _write_tiff),

@@ -86,8 +86,8 @@ class TextureMap:
 
 
 def read_picture(source: Source | TextureMap | Picture | Sequence[Source | TextureMap | Picture]) -> Picture:
-    """Reads a picture: path (PNG 8/16-bit, JPEG, WebP and what else Pillow opens, TIFF of 16 bits and of floats,
-    OpenEXR, .npy, .npz with one array), array, tensor or PIL image.
+    """Reads a picture: path (PNG 8/16-bit, JPEG, WebP and what else Pillow opens, TIFF of 8 and 16 bits and of
+    floats, OpenEXR, .npy, .npz with one array), array, tensor or PIL image.
 
     Arrays and tensors are [H,W] or [H,W,D] (alpha not premultiplied, as everywhere): uint8, uint16, or floats in 0..1
     (a TextureMap allows others). The EXIF orientation of files and PIL images is applied; colour profiles are not.
@@ -95,7 +95,7 @@ def read_picture(source: Source | TextureMap | Picture | Sequence[Source | Textu
 
     Raises:
         PictureError: missing, damaged, animated, empty or too large picture; array of another shape, type or range.
-        NotInstalled: OpenEXR, or TIFF of more than 8 bits, without the extra [hdr].
+        NotInstalled: TIFF and OpenEXR without the extra [hdr].
     """
     if isinstance(source, Picture):
         return source
