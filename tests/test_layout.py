@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -221,32 +222,29 @@ def test_a_model_keeps_its_layout_and_old_files_still_load(tmp_path: Path) -> No
 # Files
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize(
-    ("suffix", "dtypes"),
+    ("suffix", "dtypes", "depths"),
     [
-        (".png", [np.uint8, np.uint16]),
-        (".tif", [np.uint8, np.uint16, np.float32]),
-        (".exr", [np.float16, np.float32]),
-        (".npy", [np.uint8, np.uint16, np.float32]),
-        (".npz", [np.uint8, np.uint16, np.float32]),
+        (".png", [np.uint8, np.uint16], [1, 2, 3, 4]),
+        (".tif", [np.uint8, np.uint16, np.float32], [1, 2, 3, 4, 7]),
+        (".exr", [np.float16, np.float32], [1, 2, 3, 4, 7]),
+        (".npy", [np.uint8, np.uint16, np.float32], [1, 2, 3, 4, 7]),
+        (".npz", [np.uint8, np.uint16, np.float32], [1, 2, 3, 4, 7]),
     ],
 )
-def test_files_hold_every_bit(suffix: str, dtypes: list[type[np.generic]], depth: int, tmp_path: Path) -> None:
-    if suffix == ".png" and depth > 4:
-        pytest.skip("PNG has at most four channels")
-    for dtype in dtypes:
+def test_files_hold_every_bit(suffix: str, dtypes: list[type[np.generic]], depths: list[int], tmp_path: Path) -> None:
+    one, two = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    for dtype, depth in itertools.product(dtypes, depths):
         values = random_array(dtype, depth)
-        formats.write_file(tmp_path / f"a{suffix}", values)
-        stored = formats.read_file(tmp_path / f"a{suffix}")
+        formats.write_file(one, values)
+        stored = formats.read_file(one)
         assert stored.values.dtype == dtype and stored.suffix == suffix
         assert np.array_equal(stored.values.reshape(values.shape), values)
         # And through the fitted values: a curve in float32 keeps integers exactly, and floats to rounding.
-        kind = "data" if depth > 4 else None
-        picture = read_picture(TextureMap(tmp_path / f"a{suffix}", kind))  # type: ignore[arg-type]
+        picture = read_picture(TextureMap(one, "data" if depth > 4 else None))
         assert picture.pixels.shape == values.shape and picture.layout.groups[0].bits == 8 * values.dtype.itemsize
-        write_picture(tmp_path / f"b{suffix}", picture.pixels, picture.layout)
-        again = formats.read_file(tmp_path / f"b{suffix}").values.reshape(values.shape)
+        write_picture(two, picture.pixels, picture.layout)
+        again = formats.read_file(two).values.reshape(values.shape)
         assert again.dtype == dtype
         shown = values[..., -1] > 0 if depth in (2, 4) else np.ones(SIZE, bool)  # nothing to see below alpha 0
         error = np.abs(again.astype(np.float64) - values)[shown]
@@ -391,13 +389,14 @@ def test_light_of_five_orders_of_magnitude_comes_back_in_ratios() -> None:
         result = fit_image(TextureMap(light, curve=curve), FitConfig(n=250, preset="draft"))  # type: ignore[arg-type]
         recon = result.model.layout.decode(result.model.render())[0]
         ratio = (recon.clamp_min(1e-6) / light).log10().abs()
-        assert ratio.median() < (0.02 if curve == "log" else 0.05)
+        # Measured 0.002 and 0.008: half a per cent, and two, of each value.
+        assert ratio.median() < 0.004 and ratio.quantile(0.95) < 0.015
         scores = group_scores(
             result.model.render().clamp(0, 1),
             read_picture(TextureMap(light, curve=curve)).pixels,  # type: ignore[arg-type]
             result.model.layout,
         )
-        assert scores[0]["pu21_psnr"] > 35
+        assert scores[0]["pu21_psnr"] > 53  # measured 56
 
 
 def test_equal_weights_do_not_matter_and_unequal_ones_do() -> None:
@@ -427,4 +426,4 @@ def test_many_channels_share_their_gaussians() -> None:
     result = fit_image(TextureMap(features, "data"), FitConfig(n=200, preset="draft"))
     assert result.model.colors.shape == (len(result.model), 40)
     recon = result.model.layout.decode(result.model.render())[0]
-    assert (recon - features).square().mean().sqrt() < 0.05 * features.std()
+    assert (recon - features).square().mean().sqrt() < 0.007 * features.std()  # measured 0.0044

@@ -36,7 +36,18 @@ class FitImage:
     Writes recon.png (.tif, .exr, ... where the picture was one), model.safetensors, metrics.json, error.png and
     ellipses.png to the output folder. Ctrl-C stops the fit and writes the best model so far (exit code 130).
 
-    Examples:
+    A picture is FILE[:KIND][:CURVE][:WEIGHT]:
+
+      FILE    PNG, JPEG, WebP, TIFF (8, 16 bits, floats), OpenEXR, .npy, .npz (one array)
+
+      KIND    grey, grey-alpha, rgb, rgba (default: by the number of channels); normal: unit normals as three channels;
+              octa: unit normals as two octahedral coordinates; data: scalars, floats of any range
+
+      CURVE   log or pq (SMPTE ST 2084): floats of linear light (default: log for OpenEXR), or stored
+
+      WEIGHT  how much the squared errors of its channels count in a stack
+
+    For example:
 
       splat fit-image photo.jpg                            # a sensible number of Gaussians, half a minute or less
 
@@ -49,12 +60,8 @@ class FitImage:
       splat fit-image --stack albedo.png normal.png:octa:0.5 roughness.png
     """
 
-    pictures: tyro.conf.Positional[list[str]]
-    """FILE[:KIND][:CURVE][:WEIGHT]. FILE: PNG, JPEG, WebP, TIFF (8, 16 bits, floats), OpenEXR, .npy, .npz (one array).
-    KIND: grey, grey-alpha, rgb, rgba (default: by the number of channels), normal (unit normals, fitted as three
-    channels), octa (unit normals, fitted as two octahedral coordinates) or data (scalars, floats of any range). CURVE:
-    log or pq (SMPTE ST 2084) for floats of linear light (default: log for OpenEXR), or stored. WEIGHT: how much the
-    squared errors of its channels count in a stack."""
+    pictures: Annotated[tyro.conf.Positional[list[str]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")]
+    """FILE[:KIND][:CURVE][:WEIGHT], see above; several with --stack."""
     stack: bool = False
     """Fit all pictures with the same Gaussians; they must have one size. Writes recon-NAME for each."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
