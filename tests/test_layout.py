@@ -367,7 +367,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
 def test_formats_refuse_what_they_cannot_hold(tmp_path: Path) -> None:
     light = read_picture(TextureMap(random_array(np.float32, 3) * 100, curve="log"))
     for name, pixels, layout, message in (
-        ("a.png", light.pixels, light.layout, "holds integers of 8 or 16 bits, these are floats"),
+        ("a.png", light.pixels, light.layout, "holds integers of 8 or 16 bits; .tif, .exr and .npy"),
         ("a.png", torch.rand(4, 4, 5), Layout((Group("d", "data", 5),)), "at most 4 channels"),
         ("a.exr", torch.rand(4, 4, 3), RGB, "OpenEXR holds linear light"),
         ("a.jpg", torch.rand(4, 4, 2), Layout.of("LA"), "JPEG holds no alpha"),

@@ -260,7 +260,7 @@ def _to_store(values: Tensor, group: Group, path: Path) -> Array:
         depth = 3 if group.kind == "normal" else group.channels
         if not integers:
             raise PictureError(
-                f"cannot write {path}: {suffix} holds integers of 8 or 16 bits, these are floats in {group.bits}"
+                f"cannot write {path}: {suffix} holds integers of 8 or 16 bits; .tif, .exr and .npy hold these floats"
             )
         if group.bits == 16 and suffix != ".png":
             raise PictureError(f"cannot write {path}: only .png holds 16 bits")
