@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from splat.image.fit import FitResult as FitResult
     from splat.image.fit import fit_image as fit_image
     from splat.image.fitter import FitProgress as FitProgress
+    from splat.image.layout import Layout as Layout
     from splat.image.model import ImageGaussians as ImageGaussians
+    from splat.image.picture import TextureMap as TextureMap
     from splat.io import load_gaussians as load_gaussians
     from splat.io import save_gaussians as save_gaussians
     from splat.loss import photometric_loss as photometric_loss
@@ -46,7 +48,9 @@ _HOME = {
     "FitResult": "image.fit",
     "fit_image": "image.fit",
     "FitProgress": "image.fitter",
+    "Layout": "image.layout",
     "ImageGaussians": "image.model",
+    "TextureMap": "image.picture",
     "photometric_loss": "loss",
     "GaussianAdam": "optim",
     "LearningRates": "optim",

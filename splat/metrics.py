@@ -44,6 +44,28 @@ def psnr(image: Tensor, target: Tensor, data_range: float = 1.0, mask: Tensor | 
     return psnr_of_error(float(squared.double().mean()) / data_range**2)
 
 
+# PU21 "banding + glare" (Mantiuk & Azimi, "PU21: A novel perceptually uniform encoding for adapting existing quality
+# metrics for HDR", PCS 2021, eq. 2 and table 1).
+_PU21 = (0.353487901, 0.3734658629, 8.277049286e-05, 0.9062562627, 0.09150303166, 0.9099517204, 596.3148142)
+_PU21_RANGE = (0.005, 10_000.0)
+PU21_PEAK = 256.0
+"""What 100 cd/m^2 is encoded as, about: the peak of PU21's PSNR, so that it reads like that of an ordinary display."""
+
+
+def pu21(luminance: Tensor) -> Tensor:
+    """cd/m^2, clamped to 0.005 .. 10,000, to perceptually uniform values 0 .. 596. Computed in float64."""
+    p1, p2, p3, p4, p5, p6, p7 = _PU21
+    power = luminance.double().clamp(*_PU21_RANGE) ** p4
+    encoded: Tensor = p7 * (((p1 + p2 * power) / (1 + p3 * power)) ** p5 - p6)
+    return encoded.clamp_min(0)
+
+
+def pu21_psnr(image: Tensor, target: Tensor, white: float = 100.0) -> float:
+    """PSNR in dB of the PU21 encodings of linear light [H, W, D], of which 1 is `white` cd/m^2; infinity for equal
+    pictures."""
+    return psnr(pu21(image * white), pu21(target * white), PU21_PEAK)
+
+
 def _checked(mask: Tensor, image: Tensor) -> Tensor:
     if mask.dtype != torch.bool or mask.shape != image.shape[:2]:
         raise ValueError(f"mask must be bool [H, W] = {list(image.shape[:2])}, got {mask.dtype} {list(mask.shape)}")

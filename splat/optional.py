@@ -7,6 +7,10 @@ from importlib.util import find_spec
 from typing import Any
 
 
+class NotInstalled(ValueError):
+    """A package of an extra is missing; the message has the command that helps."""
+
+
 def installed(module: str) -> bool:
     """Whether a package is there; does not import it."""
     return find_spec(module) is not None
@@ -16,9 +20,9 @@ def need(module: str, extra: str, what: str) -> Any:
     """Imports a package; `what` needs it and the extra brings it.
 
     Raises:
-        ValueError: it is not installed, with the command that helps.
+        NotInstalled: as it says.
     """
     if not installed(module):
         name = module.replace("_", "-")
-        raise ValueError(f"{what} needs {name}, which is not installed: pip install 'torchsplat[{extra}]'")
+        raise NotInstalled(f"{what} needs {name}, which is not installed: pip install 'torchsplat[{extra}]'")
     return import_module(module)

@@ -88,7 +88,16 @@ def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str
     assert run(command, "--help") == 0
     text = capsys.readouterr().out
     options = {
-        "fit-image": ["--target-psnr", "--time", "--preset", "--threads", "--json-lines"],
+        "fit-image": [
+            "FILE[:KIND][:CURVE][:WEIGHT]",
+            "octa",
+            "--stack",
+            "--target-psnr",
+            "--time",
+            "--preset",
+            "--threads",
+            "--json-lines",
+        ],
         "render-image": ["--crop", "--scale"],
     }
     assert all(option in text for option in options.get(command, ["versions"]))
@@ -159,6 +168,44 @@ def test_pictures_come_back_bit_for_bit(mode: str, bits: int, tmp_path: Path) ->
     assert again.layout == Layout.of(mode, bits, name="p")  # type: ignore[arg-type]
     assert torch.equal(again.pixels, pixels)
     assert again.pixels[0, 0].abs().sum() == 0 or "A" not in mode  # premultiplied: transparent is zero
+
+
+def test_a_stack_is_written_map_by_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(__file__).parents[2] / "shared" / "data" / "textures"
+    if not folder.is_dir():
+        pytest.skip("needs the textures of ../shared/data")
+    for name in ("color", "normal", "roughness"):
+        with Image.open(folder / f"seaside-rocks01-{name}.jpg") as texture:
+            crop = texture.crop((520, 560, 648, 656))
+            (crop.convert("L") if name == "roughness" else crop).save(tmp_path / f"{name}.png")
+    maps = [f"{tmp_path}/color.png", f"{tmp_path}/normal.png:octa:2", f"{tmp_path}/roughness.png"]
+    out = tmp_path / "out"
+    assert run("fit-image", "--stack", *maps, "-o", out, "-n", "500", "--preset", "draft") == 0
+    text = capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    floors = {"color": 28.0, "normal": 32.0, "roughness": 32.5}  # measured 28.7, 32.7, 33.5
+    for group in metrics["groups"]:
+        name = group["name"]
+        assert group["psnr"] > floors[name] and f"{name}: {group['psnr']:.2f} dB" in text
+        with Image.open(out / f"recon-{name}.png") as recon, Image.open(tmp_path / f"{name}.png") as truth:
+            assert (recon.mode, recon.size) == (truth.mode, truth.size)
+            error = np.asarray(recon).astype(np.float64) - np.asarray(truth)
+        if name != "normal":  # which is scored as octahedral coordinates
+            # The file's levels are rounded, which adds 1/12 to the mean squared error.
+            assert (error**2).mean() == pytest.approx(255**2 * 10 ** (-0.1 * group["psnr"]), abs=0.1)
+        else:
+            assert group["mean_angle"] < 5  # measured 4.5
+    assert run("render-image", out / "model.safetensors", "-o", tmp_path / "big.png", "--scale", "2") == 0
+    for name, mode in (("color", "RGB"), ("normal", "RGB"), ("roughness", "L")):
+        with Image.open(tmp_path / f"big-{name}.png") as big:
+            assert (big.mode, big.size) == (mode, (256, 192))
+
+
+def test_several_pictures_need_the_stack_flag(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit-image", small, small) == 2
+    assert capsys.readouterr().err == "splat: error: give one picture, or several with --stack, got 2\n"
+    assert run("fit-image") == 2
+    assert "got 0" in capsys.readouterr().err
 
 
 def test_exif_orientation_is_honoured(tmp_path: Path) -> None:

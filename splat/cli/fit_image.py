@@ -31,22 +31,39 @@ FRAMES = 48
 
 @dataclass
 class FitImage:
-    """Fit 2D Gaussians to a picture.
+    """Fit 2D Gaussians to a picture, or to a stack of pictures at once.
 
-    Writes recon.png, model.safetensors, metrics.json, error.png and ellipses.png to the output folder. Ctrl-C stops the
-    fit and writes the best model so far (exit code 130).
+    Writes recon.png (.tif, .exr, ... where the picture was one), model.safetensors, metrics.json, error.png and
+    ellipses.png to the output folder. Ctrl-C stops the fit and writes the best model so far (exit code 130).
 
-    Examples:
+    A picture is FILE[:KIND][:CURVE][:WEIGHT]:
+
+      FILE    PNG, JPEG, WebP, TIFF (8, 16 bits, floats), OpenEXR, .npy, .npz (one array)
+
+      KIND    grey, grey-alpha, rgb, rgba (default: by the number of channels); normal: unit normals as three channels;
+              octa: unit normals as two octahedral coordinates; data: scalars, floats of any range
+
+      CURVE   log or pq (SMPTE ST 2084): floats of linear light (default: log for OpenEXR), or stored
+
+      WEIGHT  how much the squared errors of its channels count in a stack
+
+    For example:
 
       splat fit-image photo.jpg                            # a sensible number of Gaussians, half a minute or less
 
       splat fit-image photo.jpg -o out/ -n 10000 --time 20
 
       splat fit-image photo.jpg --target-psnr 35 --preset best
+
+      splat fit-image sky.exr:pq
+
+      splat fit-image --stack albedo.png normal.png:octa:0.5 roughness.png
     """
 
-    photo: tyro.conf.Positional[Path]
-    """PNG (8 or 16 bits), JPEG, WebP or another still picture; grey, RGB or RGBA."""
+    pictures: Annotated[tyro.conf.Positional[list[str]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")]
+    """FILE[:KIND][:CURVE][:WEIGHT], see above; several with --stack."""
+    stack: bool = False
+    """Fit all pictures with the same Gaussians; they must have one size. Writes recon-NAME for each."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """Folder for the results."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
@@ -75,12 +92,15 @@ class FitImage:
             import splat
             from splat.image.figures import animation_frame
             from splat.image.fit import FitConfig, fit_image
-            from splat.image.picture import read_picture
+            from splat.image.picture import TextureMap, read_picture
 
             config = FitConfig(
                 n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed
             )
-            picture = read_picture(self.photo)
+            if not self.stack and len(self.pictures) != 1:
+                raise ValueError(f"give one picture, or several with --stack, got {len(self.pictures)}")
+            textures = [TextureMap.parse(text) for text in self.pictures]
+            picture = read_picture(textures if self.stack else textures[0])
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
             check_folder(self.output)
@@ -110,7 +130,7 @@ class FitImage:
         with torch.no_grad():
             recon = result.model.render().clamp(0, 1)
         result.model.save(out / "model.safetensors")
-        write_picture(out / "recon.png", recon, picture.layout)
+        written = write_picture(out / f"recon{picture.layout.groups[0].suffix}", recon, picture.layout)
         metrics = _metrics(result, picture, recon) | {
             "seed": self.seed,
             "preset": self.preset,
@@ -133,11 +153,17 @@ class FitImage:
             )
             if self.target_psnr is not None and metrics["psnr"] < self.target_psnr:
                 print(f"{self.target_psnr:g} dB was not reached; give it a longer --time or --preset best")
-            print(f"{out}/  recon.png  error.png  ellipses.png  model.safetensors  metrics.json")
+            if len(metrics["groups"]) > 1:
+                for group in metrics["groups"]:
+                    angle = f", {group['mean_angle']:.2f} degrees" if "mean_angle" in group else ""
+                    print(f"  {group['name']}: {group['psnr']:.2f} dB{angle}")
+            names = "  ".join(path.name for path in written)
+            print(f"{out}/  {names}  error.png  ellipses.png  model.safetensors  metrics.json")
 
 
 def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:
     from splat import machine
+    from splat.image.scores import group_scores
     from splat.metrics import MAX_PSNR, ms_ssim, psnr, ssim
 
     return {
@@ -146,6 +172,7 @@ def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, An
         "width": result.model.width,
         "height": result.model.height,
         "layout": picture.layout.records(),
+        "groups": group_scores(recon, picture.pixels, picture.layout),
         "n": len(result.model),
         "psnr": min(MAX_PSNR, psnr(recon, picture.pixels)),
         "ssim": ssim(recon, picture.pixels),

@@ -18,8 +18,9 @@ class RenderImage:
 
     model: tyro.conf.Positional[Path]
     """model.safetensors, as fit-image writes it."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("render.png")
-    """Picture to write (PNG, JPEG or WebP by its suffix)."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Picture to write; its suffix says the format (default: render, in the format of what was fitted). Of a stack,
+    out.png is written as out-NAME for each picture, in its own format."""
     height: int | None = None
     """Height in pixels; the width follows unless it is given too."""
     width: int | None = None
@@ -42,6 +43,7 @@ class RenderImage:
         with torch.no_grad():
             picture = model.render(height=self.height, width=self.width, scale=self.scale, crop=self.crop)
         layout = model.layout if self.bits is None else model.layout.with_bits(self.bits)
-        for path in write_picture(self.output, picture, layout):
+        output = self.output or Path(f"render{layout.groups[0].suffix}")
+        for path in write_picture(output, picture, layout):
             print(f"{path}  {picture.shape[1]} x {picture.shape[0]}")
         return 0

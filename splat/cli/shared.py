@@ -33,7 +33,7 @@ class DataArguments:
     masks: Path | None = None
     """Folder of masks, white where photos count."""
     depths: Path | None = None
-    """Folder of depth maps (.npy, .exr, 16-bit .png) for train-scene --loss.depth maps."""
+    """Folder of depth maps (.npy, 16-bit .png, or .exr with the extra [hdr]) for train-scene --loss.depth maps."""
     depth_unit: float | None = None
     """World units of one stored depth unit (default: 1, for .png 0.001)."""
 

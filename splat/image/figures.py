@@ -58,8 +58,8 @@ def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
 
 
 def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) -> Image.Image:
-    """One-sigma ellipses in the Gaussians' own colours (of the first group of channels) on a dark ground. Beyond 20,000 a
-    random part of them is drawn and the caption says so."""
+    """One-sigma ellipses in the Gaussians' own colours (of the first group of channels) on a dark ground. Beyond 20,000
+    a random part of them is drawn and the caption says so."""
     scale = min(scale, 4096 / max(model.width, model.height))
     width, height = max(1, round(model.width * scale)), max(1, round(model.height * scale))
     sheet = Image.new("RGB", (max(width, 200), height + 22), (16, 16, 20))

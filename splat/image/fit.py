@@ -84,7 +84,8 @@ class FitResult:
     seconds: dict[str, float]
     """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians)."""
     psnr: float
-    """Of the render clamped to 0..1, in dB, at most 100; of the pixels by their weights, where these were given."""
+    """Of the render clamped to 0..1, in dB, at most 100; of the pixels by their weights, where these were given; of a
+    stack, each group's squared error by its weight."""
     interrupted: bool = False
 
 
@@ -138,7 +139,7 @@ class _Search:
     """One fit, or the search for the number of Gaussians that reaches a PSNR."""
 
     def __init__(self, picture: Picture, weights: Tensor | None, config: FitConfig, clock: Clock) -> None:
-        target = picture.pixels.float().contiguous()
+        target = (picture.pixels.float() * picture.layout.root_weights()).contiguous()
         self.layout, self.config, self.clock = picture.layout, config, clock
         began = perf_counter()
         options = order_free_options(config.blend, config.topk)

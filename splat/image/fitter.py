@@ -60,12 +60,17 @@ class Schedule:
 
 
 class Fit:
-    """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
+    """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due.
+
+    The target is [H, W, D] times the layout's `root_weights`, and so are the colours while the fit runs.
+    """
 
     def __init__(self, objective: Objective, layout: Layout, structure: Structure, total: int, seed: int) -> None:
         began = time.perf_counter()
         self.objective = objective
         self.layout = layout
+        self.root_weights = layout.root_weights()
+        self.full_error = objective.canvas.height * objective.canvas.width * float(self.root_weights.square().sum())
         self.generator = torch.Generator().manual_seed(seed)
         self.structure = structure
         self.total = total
@@ -85,7 +90,7 @@ class Fit:
         return len(self.optimizer)
 
     def _take_psnr(self, clamped_error: float) -> None:
-        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.objective.values))
+        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.full_error))
 
     def solve(self, iterations: int) -> None:
         """Sets the colours to the best for the shapes."""
@@ -136,6 +141,7 @@ class Fit:
         """A copy of the present state."""
         p = self.optimizer.params
         means, log_scales, angles, colors = (p[name].clone() for name in ("means", "log_scales", "angles", "colors"))
+        colors /= self.root_weights
         canvas = self.objective.canvas
         return ImageGaussians(
             means,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from splat.exr import read_exr, write_exr
 from splat.files import atomic_write
+from splat.optional import NotInstalled, need
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,9 +27,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 MAX_SIDE = 16384
 """Longest side of a picture, pixels."""
-_EXIF_ORIENTATION = 0x0112
+_EXIF_ORIENTATION = 0x0112  # TIFF's own tag
 # What Pillow raises for files that are cut off or damaged; its decoders do not share one exception.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 class PictureError(ValueError):
@@ -37,14 +41,11 @@ class Stored:
     """What a picture file holds."""
 
     values: Array
-    """[H, W, S] uint8, uint16, float16 or float32, upright; grey, colour or whatever else, alpha last."""
+    """[H, W, S] or [H, W] of the file's own dtype, upright; grey, colour or whatever else, alpha last."""
     suffix: str
     """Of the format that holds the same without loss."""
-
-    @property
-    def linear(self) -> bool:
-        """Whether the format says that values are linear light, and colours premultiplied by alpha."""
-        return self.suffix == ".exr"
+    premultiplied: bool = False
+    """Colours are stored times alpha."""
 
 
 def read_file(path: Path) -> Stored:
@@ -56,8 +57,8 @@ def read_file(path: Path) -> Stored:
     try:
         if path.stat().st_size == 0:
             raise PictureError(f"{path} is empty (0 bytes)")
-        return _read_pillow(path)
-    except PictureError:
+        return _READERS.get(path.suffix.lower(), _read_pillow)(path)
+    except (PictureError, NotInstalled):
         raise
     except PermissionError:
         raise PictureError(f"{path}: permission denied") from None
@@ -77,8 +78,8 @@ def read_image(image: Image.Image) -> Stored:
 
 
 def write_file(path: Path, values: Array) -> None:
-    """Writes values [H, W, S] by the suffix of `path`, of a dtype that the format holds. The file appears whole or not at
-    all."""
+    """Writes values [H, W, S] by the suffix of `path`, of a dtype that the format holds. The file appears whole or not
+    at all."""
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise PictureError(f"cannot write {path}: the name must end in {', '.join(_WRITERS)}")
@@ -224,8 +225,105 @@ def _write_pillow(path: Path, values: Array) -> None:
     options: dict[str, Any] = {"quality": 95}
     if path.suffix.lower() in _LOSSLESS:
         options = _LOSSLESS[path.suffix.lower()]
-    Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(path, **options)
+    Image.fromarray(_squeezed(values)).save(path, **options)
+
+
+# TIFF
+
+
+def _read_tiff(path: Path) -> Stored:
+    tifffile = need("tifffile", "hdr", "reading TIFF files")
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what it raises too
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            if len(file.pages) > 1:
+                raise PictureError(f"{path} holds {len(file.pages)} pages; give a single picture")
+            check_size(page.imagewidth, page.imagelength, str(path))
+            if page.photometric.name not in ("MINISBLACK", "RGB"):
+                return _read_pillow(path)  # palettes and the like, of 8 bits
+            values: Array = page.asarray()
+            values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
+            orientation = page.tags.valueof(_EXIF_ORIENTATION, 1)
+            associated = [sample.name for sample in page.extrasamples] == ["ASSOCALPHA"]
+    except (tifffile.TiffFileError, RuntimeError) as error:  # the latter from its codecs
+        raise PictureError(f"{path} is damaged or cut off: {_one_line(error)}") from error
+    return Stored(_upright(values, orientation), ".tif", premultiplied=associated)
+
+
+def _write_tiff(path: Path, values: Array) -> None:
+    tifffile = need("tifffile", "hdr", "writing TIFF files")
+    depth = values.shape[2]
+    extra = ["unassalpha"] if depth in (2, 4) else ["unspecified"] * (depth - 1 if depth > 4 else 0)
+    tifffile.imwrite(
+        path,
+        _squeezed(values),
+        photometric="rgb" if depth in (3, 4) else "minisblack",
+        planarconfig="contig" if depth > 1 else None,
+        extrasamples=extra or None,
+        compression="zlib",
+        metadata=None,
+    )
+
+
+# OpenEXR
+
+
+def _read_exr(path: Path) -> Stored:
+    """R, G, B and A or Y and A where they are there, and otherwise all channels in the order of their names."""
+    channels = read_exr(path)
+    names = sorted(channels)
+    if {"R", "G", "B"} <= channels.keys():
+        names = [name for name in "RGBA" if name in channels]
+    elif set(names) <= {"Y", "A"}:
+        names = [name for name in "YA" if name in channels]
+    values = np.stack([channels[name] for name in names], 2)
+    return Stored(values.astype(np.float32) if values.dtype.kind == "u" else values, ".exr", premultiplied=True)
+
+
+def _write_exr(path: Path, values: Array) -> None:
+    depth = values.shape[2]
+    names = {1: "Y", 2: "YA", 3: "RGB", 4: "RGBA"}.get(depth, [f"C{i:03d}" for i in range(depth)])
+    write_exr(path, {name: values[..., i] for i, name in enumerate(names)})
+
+
+# Arrays
+
+
+def _squeezed(values: Array) -> Array:
+    """[H, W] where there is one channel."""
+    return values[..., 0] if values.shape[2] == 1 else values
+
+
+def _read_array(path: Path) -> Stored:
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return Stored(loaded, ".npy")
+        if len(loaded.files) != 1:
+            raise PictureError(f"{path} must hold one array [H,W,D], holds {', '.join(loaded.files) or 'none'}")
+        return Stored(loaded[loaded.files[0]], ".npz")
+
+
+def _write_npy(path: Path, values: Array) -> None:
+    np.save(path, _squeezed(values))
+
+
+def _write_npz(path: Path, values: Array) -> None:
+    np.savez_compressed(path, values=_squeezed(values))
 
 
 _LOSSLESS: dict[str, dict[str, Any]] = {".png": {"compress_level": 6}, ".webp": {"lossless": 1}}
-_WRITERS: dict[str, Callable[[Path, Array], None]] = dict.fromkeys((".png", ".webp", ".jpg", ".jpeg"), _write_pillow)
+_READERS: dict[str, Callable[[Path], Stored]] = {
+    **dict.fromkeys((".tif", ".tiff"), _read_tiff),
+    ".exr": _read_exr,
+    ".npy": _read_array,
+    ".npz": _read_array,
+}
+_WRITERS: dict[str, Callable[[Path, Array], None]] = {
+    **dict.fromkeys((".png", ".webp", ".jpg", ".jpeg"), _write_pillow),
+    **dict.fromkeys((".tif", ".tiff"), _write_tiff),
+    ".exr": _write_exr,
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+}

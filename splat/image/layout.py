@@ -138,10 +138,11 @@ class Layout:
         views = [group.preview(v) for group, v in zip(self.groups, self.split(fitted), strict=True)]
         return views[0] if len(views) == 1 else torch.cat([view.expand(-1, -1, 3) for view in views], 1)
 
-    def weights(self) -> Tensor:
-        """[D] the groups' weights, the largest 1."""
+    def root_weights(self) -> Tensor:
+        """[D] square roots of the groups' weights, the largest 1: a fit of channels times these minimises the weighted
+        squared error."""
         each = torch.cat([torch.full((group.channels,), float(group.weight)) for group in self.groups])
-        return each / each.max()
+        return (each / each.max()).sqrt()
 
     def with_bits(self, bits: Bits) -> Self:
         """The same channels, to be written with other bits."""

@@ -22,7 +22,8 @@ def _sign(values: Tensor) -> Tensor:
 
 def octahedral_encode(normals: Tensor) -> Tensor:
     """Unit vectors [..., 3] to the square [..., 2] in -1..1 (Meyer et al. 2010, "On Floating-Point Normal Vectors";
-    Cigolle et al. 2014). Those with z >= 0 fill its inner diamond without a seam; the others are folded into the corners."""
+    Cigolle et al. 2014). Those with z >= 0 fill its inner diamond without a seam; the others are folded into the
+    corners."""
     folded = normals / normals.abs().sum(-1, keepdim=True).clamp_min(1e-12)
     xy = folded[..., :2]
     return torch.where(folded[..., 2:] < 0, (1 - xy.flip(-1).abs()) * _sign(xy), xy)

@@ -46,9 +46,10 @@ class TextureMap:
 
     source: Source
     read_as: ReadAs | None = None
-    """What the channels are (default: 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA, else data). normal: unit normals,
-    fitted as three channels; octa: unit normals, fitted as two octahedral channels. Normals of 8 and 16 bits are stored
-    as (n + 1) / 2, those of floats as they are. data: scalars, of any range where they are floats."""
+    """What the channels are (default: 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA). grey also takes RGB with three equal
+    channels. normal: unit normals, fitted as three channels; octa: unit normals, fitted as two octahedral channels.
+    Normals of 8 and 16 bits are stored as (n + 1) / 2, those of floats as they are. data: any number of scalars, floats
+    of any range."""
     curve: Curve | None = None
     """log or pq: floats from 0 up that are linear light (default: OpenEXR's colours log, all else as stored)."""
     weight: float = 1.0
@@ -85,7 +86,8 @@ class TextureMap:
 
 
 def read_picture(source: Source | TextureMap | Picture | Sequence[Source | TextureMap | Picture]) -> Picture:
-    """Reads a picture: path (PNG 8/16-bit, JPEG, WebP and what else Pillow opens), array, tensor or PIL image.
+    """Reads a picture: path (PNG 8/16-bit, JPEG, WebP and what else Pillow opens, TIFF of 8 and 16 bits and of
+    floats, OpenEXR, .npy, .npz with one array), array, tensor or PIL image.
 
     Arrays and tensors are [H,W] or [H,W,D] (alpha not premultiplied, as everywhere): uint8, uint16, or floats in 0..1
     (a TextureMap allows others). The EXIF orientation of files and PIL images is applied; colour profiles are not.
@@ -93,6 +95,7 @@ def read_picture(source: Source | TextureMap | Picture | Sequence[Source | Textu
 
     Raises:
         PictureError: missing, damaged, animated, empty or too large picture; array of another shape, type or range.
+        NotInstalled: TIFF and OpenEXR without the extra [hdr].
     """
     if isinstance(source, Picture):
         return source
@@ -107,9 +110,10 @@ def write_picture(path: str | Path, pixels: Tensor, layout: Layout) -> list[Path
     """Writes what a fit or a render gave.
 
     Args:
-        path: of one group: the suffix says the format: .png (8 or 16 bits, exact), .webp (lossless, 8 bits) or .jpg
-            (quality 95, 8 bits, no alpha). Of several groups: "out/recon.png" becomes "out/recon-NAME" with each
-            group's own suffix.
+        path: of one group: the suffix says the format: .png (8 or 16 bits, exact), .webp (lossless, 8 bits), .jpg
+            (quality 95, 8 bits, no alpha), .tif, .npy or .npz (8, 16 or 32 bits, any number of channels) or .exr (16
+            or 32 bits; linear light, normals and data). Of several groups: "out/recon.png" becomes "out/recon-NAME"
+            with each group's own suffix.
         pixels: [H, W, D], clamped to 0..1.
 
     Returns:
@@ -171,11 +175,15 @@ def _checked(array: Array, where: str) -> Array:
 def _picture(stored: Stored, texture: TextureMap) -> Picture:
     where = str(texture.source) if isinstance(texture.source, str | Path) else "picture array"
     array = _checked(stored.values, where)
+    if array.dtype == np.float16 and stored.suffix != ".exr":
+        array = array.astype(np.float32)  # OpenEXR alone is written back with 16 bits
     height, _, depth = array.shape
     read_as = texture.read_as or _USUAL.get(depth)
     if read_as is None:
         hint = "; channels come last" if height in _USUAL else "; more are read as data (a TextureMap)"
         raise PictureError(f"{where} must have 1 to 4 channels [H,W,D], got {list(array.shape)}{hint}")
+    if read_as == "grey" and depth == 3 and (array == array[..., :1]).all():
+        array, depth = array[..., :1], 1  # as JPEG files of roughness and height often are
     wanted = _STORED.get(read_as, depth)
     if depth != wanted:
         raise PictureError(f"{where}: {read_as} is stored as {wanted} channels, this one has {depth}")
@@ -201,7 +209,7 @@ def _picture(stored: Stored, texture: TextureMap) -> Picture:
         group = replace(group, transfer=_transfer(colours, group, texture.curve, stored, where))
     if not integers and kind not in ("data", "normal") and group.transfer.curve == "stored":
         values = values.clamp(0, 1)
-    if group.alpha and not stored.linear:
+    if group.alpha and not stored.premultiplied:
         values = torch.cat([values[..., :-1] * values[..., -1:], values[..., -1:]], 2)
     return Picture(group.encode(values).contiguous(), Layout((group,)), group.name)
 
@@ -209,7 +217,7 @@ def _picture(stored: Stored, texture: TextureMap) -> Picture:
 def _transfer(colours: Tensor, group: Group, curve: Curve | None, stored: Stored, where: str) -> Transfer:
     """The curve that was asked for, or the usual one."""
     if curve is None:
-        curve = "log" if stored.linear and group.kind != "data" else "stored"
+        curve = "log" if stored.suffix == ".exr" and group.kind != "data" else "stored"
     low, high = float(colours.min()), float(colours.max())
     if curve == "stored":
         if group.kind != "data" and (low < -1e-3 or high > 1 + 1e-3):
@@ -247,11 +255,13 @@ def _stacked(pictures: list[Picture]) -> Picture:
 def _to_store(values: Tensor, group: Group, path: Path) -> Array:
     """A group's values as the file at `path` holds them."""
     suffix = path.suffix.lower()
-    integers = group.bits < 32 and group.transfer.plain
+    integers = group.bits < 32 and group.transfer.plain and suffix != ".exr"
     if suffix in (".png", ".webp", ".jpg", ".jpeg"):
         depth = 3 if group.kind == "normal" else group.channels
         if not integers:
-            raise PictureError(f"cannot write {path}: {suffix} holds integers of 8 or 16 bits, these are floats")
+            raise PictureError(
+                f"cannot write {path}: {suffix} holds integers of 8 or 16 bits; .tif, .exr and .npy hold these floats"
+            )
         if group.bits == 16 and suffix != ".png":
             raise PictureError(f"cannot write {path}: only .png holds 16 bits")
         if depth > 4:
@@ -263,8 +273,15 @@ def _to_store(values: Tensor, group: Group, path: Path) -> Array:
         colours = torch.where(alpha > 0, values[..., :-1] / alpha.clamp_min(1e-12), 0)
         values = torch.cat([colours.clamp_max(1) if group.transfer.plain else colours, alpha], 2)
     if not integers:
+        if (
+            suffix == ".exr"
+            and group.transfer.plain
+            and group.kind not in ("normal", "data")
+            and group.suffix != ".exr"
+        ):
+            raise PictureError(f"cannot write {path}: OpenEXR holds linear light, this picture is stored as sRGB")
         floats: Array = values.numpy()
-        return floats
+        return floats.astype(np.float16) if suffix == ".exr" and group.bits == 16 else floats
     if group.kind == "normal":
         values = 0.5 * values + 0.5
     rounded: Array = (values.clamp(0, 1) * (2**group.bits - 1) + 0.5).floor().numpy()
