@@ -35,12 +35,16 @@ def random_params(count: int = 60) -> Params:
 
 
 def make_objective(
-    blend: OrderFree = "sum", weighted: int = 0, dilation: float = 0.0, target: torch.Tensor | None = None
+    blend: OrderFree = "sum",
+    weighted: int = 0,
+    dilation: float = 0.0,
+    target: torch.Tensor | None = None,
+    topk: int = 4,
 ) -> Objective:
     g = torch.Generator().manual_seed(2)
     target = torch.rand(HEIGHT, WIDTH, 3, generator=g) if target is None else target
     weights = (2 * torch.rand(HEIGHT, WIDTH, weighted, generator=g) - 0.5).clamp_min(0) if weighted else None
-    return Objective.of(target, weights, options=RasterizeOptions(blend=blend, topk=4), dilation=dilation)
+    return Objective.of(target, weights, options=RasterizeOptions(blend=blend, topk=topk), dilation=dilation)
 
 
 def drawn(objective: Objective, params: Params) -> torch.Tensor:
@@ -146,11 +150,12 @@ def test_the_removal_cost_orders_gaussians_by_the_rise_of_the_error(
 
 
 @pytest.mark.parametrize("blend", ["sum", "topk"])
-def test_births_have_about_the_best_colour(blend: OrderFree) -> None:
-    params = random_params(150)
-    target = drawn(make_objective(blend), params)
-    target[8:13, 20:25] += torch.tensor([0.5, -0.3, 0.1])
-    objective = make_objective(blend, target=target)
+@pytest.mark.parametrize("contrast", [1.0, 0.1])
+def test_births_have_about_the_best_colour(blend: OrderFree, contrast: float) -> None:
+    params = random_params(90) | {"colors": torch.full((90, 3), 0.5)}
+    target = drawn(make_objective(blend, topk=10), params)
+    target[8:13, 20:25] += contrast * torch.tensor([0.5, -0.3, 0.1])
+    objective = make_objective(blend, target=target, topk=10)
     step, _ = objective.step(params)
     g = torch.Generator().manual_seed(0)
     born = best_births(objective, params, step, 1, 1.5, structure_tensor(target), g)
@@ -162,7 +167,7 @@ def test_births_have_about_the_best_colour(blend: OrderFree) -> None:
     # The error is a parabola in each channel of the colour, with curvature 2 energy.
     energy = objective.color_system(more).energy[-1]
     least = after.squared_error - float((grads["colors"][-1].square() / energy).sum())
-    assert step.squared_error - after.squared_error > 0.7 * (step.squared_error - least) > 0
+    assert step.squared_error - after.squared_error > 0.85 * (step.squared_error - least) > 0
 
 
 def test_no_births_where_nothing_counts() -> None:
@@ -178,22 +183,22 @@ def test_no_births_where_nothing_counts() -> None:
 
 @pytest.mark.parametrize("blend", ["sum", "topk"])
 def test_a_fit_goes_where_the_weights_are(blend: OrderFree) -> None:
-    photo = read_picture(PHOTO.with_name("kodim05.png")).pixels[200:264, 300:364].clone()
-    weights = torch.full((64, 64), 0.02)
-    weights[:, 32:] = 1.0
-    config = FitConfig(n=100, preset="draft", blend=blend)
+    photo = read_picture(PHOTO.with_name("kodim05.png")).pixels[200:240, 300:340].clone()
+    weights = torch.full((40, 40), 0.02)
+    weights[:, 20:] = 1.0
+    config = FitConfig(n=40, preset="draft", blend=blend)
     errors = [
         (fit_image(photo, config, w).model.render().clamp(0, 1) - photo).square().mean((0, 2)) for w in (None, weights)
     ]
-    assert errors[1][34:].mean() < 0.7 * errors[0][34:].mean()
-    assert errors[1][:30].mean() > errors[0][:30].mean()
+    assert errors[1][21:].mean() < 0.7 * errors[0][21:].mean()
+    assert errors[1][:19].mean() > errors[0][:19].mean()
 
 
-@pytest.mark.parametrize("how", [{"blend": "topk"}, {"dilation": 1 / 12}, {"blend": "topk", "dilation": 1 / 12}])
+@pytest.mark.parametrize("how", [{"dilation": 1 / 12}, {"blend": "topk", "dilation": 1 / 12}])
 def test_a_fit_reports_the_psnr_of_its_models_render(how: dict[str, object]) -> None:
-    photo = read_picture(PHOTO).pixels[200:264, 300:364].clone()
-    plain = fit_image(photo, FitConfig(n=200, preset="draft"))
-    result = fit_image(photo, FitConfig(n=200, preset="draft", **how))  # type: ignore[arg-type]
+    photo = read_picture(PHOTO).pixels[200:240, 300:340].clone()
+    plain = fit_image(photo, FitConfig(n=80, preset="draft"))
+    result = fit_image(photo, FitConfig(n=80, preset="draft", **how))  # type: ignore[arg-type]
     for name, value in how.items():
         assert getattr(result.model, name) == value
     error = (result.model.render().clamp(0, 1) - photo).square().mean()
