@@ -12,7 +12,7 @@ import torch
 import splat
 from splat.core.rasterize_l2 import to_tiles
 from splat.image.fit import FitConfig, auto_count, fit_image
-from splat.image.fitter import Fit, FitProgress
+from splat.image.fitter import Fit, FitProgress, Plan
 from splat.image.grow import SPACING, best_births, removal_cost
 from splat.image.init import initial_shapes, sample_positions, structure_tensor
 from splat.image.layout import RGB
@@ -181,7 +181,7 @@ def test_new_gaussians_lie_along_the_edge() -> None:
 def test_the_removal_cost_is_the_rise_of_the_squared_error() -> None:
     photo = crop(64)
     objective = Objective.of(photo)
-    fit = Fit(objective, RGB, structure_tensor(photo), 1200, seed=0)
+    fit = Fit(objective, RGB, structure_tensor(photo), Plan(1200))
     p = fit.optimizer.params
     system = objective.color_system(p)
     step = system.step(p["colors"], objective.target_tiles)

@@ -16,6 +16,9 @@ from splat.core.rasterize_l2 import SUM
 OrderFree = Literal["sum", "topk"]
 """The compositors of pictures: they do not depend on the order of the Gaussians, and are linear in the colours."""
 
+PIXEL_VARIANCE = 1 / 12
+"""Pixels^2, the variance of a pixel's square along each axis: the dilation that draws its mean, not its centre."""
+
 
 def order_free_options(blend: OrderFree, topk: int) -> RasterizeOptions:
     """The compositor by its name; ValueError or TypeError for another blend or a topk out of range."""

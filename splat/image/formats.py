@@ -77,15 +77,19 @@ def read_image(image: Image.Image) -> Stored:
         raise PictureError(f"cannot read the PIL image: {_one_line(error)}") from error
 
 
+def check_suffix(path: Path) -> None:
+    """PictureError where the suffix names no format that pictures are written in."""
+    if path.suffix.lower() not in _WRITERS:
+        raise PictureError(f"cannot write {path}: the name must end in {', '.join(_WRITERS)}")
+
+
 def write_file(path: Path, values: Array) -> None:
     """Writes values [H, W, S] by the suffix of `path`, of a dtype that the format holds. The file appears whole or not
     at all."""
-    writer = _WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise PictureError(f"cannot write {path}: the name must end in {', '.join(_WRITERS)}")
+    check_suffix(path)
     try:
         with atomic_write(path) as temporary:
-            writer(temporary, values)
+            _WRITERS[path.suffix.lower()](temporary, values)
     except OSError as error:
         raise PictureError(f"cannot write {path}: {_one_line(error)}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast, get_args
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splat.image.formats import Array, Stored, check_size, read_file, read_image, write_file
+from splat.image.formats import Array, Stored, check_size, check_suffix, read_file, read_image, write_file
 from splat.image.formats import PictureError as PictureError
 from splat.image.layout import Bits, Group, Kind, Layout
 from splat.image.normals import unit
@@ -106,6 +106,30 @@ def read_picture(source: Source | TextureMap | Picture | Sequence[Source | Textu
     return _picture(stored, replace(texture, name=texture.name or name))
 
 
+def read_grey(source: Source, like: Tensor, what: str) -> Tensor:
+    """A picture as one value a pixel, [H,W] in 0..1 (the mean of its colours), for the picture `like` [H,W,D].
+
+    Raises:
+        PictureError: as read_picture, or another size; `what` names it.
+    """
+    pixels = read_picture(source).pixels
+    if pixels.shape[:2] != like.shape[:2]:
+        got, wanted = (f"{p.shape[1]} x {p.shape[0]}" for p in (pixels, like))
+        raise PictureError(f"{what} must have the picture's size, {wanted} pixels, got {got}")
+    return pixels[..., :3].mean(2)
+
+
+def check_written(path: Path, layout: Layout) -> None:
+    """Before the work: whether the format that the suffix of `path` names holds such a picture.
+
+    Raises:
+        PictureError: it does not.
+    """
+    for where, group, values in _files(path, torch.zeros(1, 1, layout.channels), layout):
+        check_suffix(where)
+        _to_store(values, group, where)
+
+
 def write_picture(path: str | Path, pixels: Tensor, layout: Layout) -> list[Path]:
     """Writes what a fit or a render gave.
 
@@ -129,13 +153,18 @@ def write_picture(path: str | Path, pixels: Tensor, layout: Layout) -> list[Path
         )
     if not bool(pixels.isfinite().all()):
         raise PictureError(f"cannot write {path}: pixels hold NaN or infinity")
-    fitted = pixels.detach().to("cpu", torch.float32)
-    paths = [path]
-    if len(layout.groups) > 1:
-        paths = [path.with_name(f"{path.stem}-{group.name}{group.suffix}") for group in layout.groups]
-    for where, group, values in zip(paths, layout.groups, layout.decode(fitted), strict=True):
+    paths = []
+    for where, group, values in _files(path, pixels.detach().to("cpu", torch.float32), layout):
         write_file(where, _to_store(values, group, where))
+        paths.append(where)
     return paths
+
+
+def _files(path: Path, fitted: Tensor, layout: Layout) -> Iterator[tuple[Path, Group, Tensor]]:
+    """The files of a picture, with what they hold."""
+    for group, values in zip(layout.groups, layout.decode(fitted), strict=True):
+        several = len(layout.groups) > 1
+        yield path.with_name(f"{path.stem}-{group.name}{group.suffix}") if several else path, group, values
 
 
 # Sources

@@ -167,7 +167,9 @@ class _Coder:
         canvas, left = self.objective.canvas, self.target
         for i, rows in enumerate(self.rows):
             params = {name: value[rows] for name, value in self.params.items()}
-            objective = self.objective if i == 0 else Objective.of(left, options=canvas.options, dilation=canvas.dilation)
+            objective = (
+                self.objective if i == 0 else Objective.of(left, options=canvas.options, dilation=canvas.dilation)
+            )
             head = self.head(params, qp)
             share = _part_of(tell, i, len(self.rows))
             symbols = round_gaussians(params, objective, self.header.lattice(head), self.config.finish, share)

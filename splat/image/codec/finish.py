@@ -73,9 +73,7 @@ def prune(params: Params, objective: Objective, lattice: Lattice, iterations: in
     return kept | {"colors": _solve(kept, objective, kept["colors"], iterations)}
 
 
-def _solve(
-    params: Params, objective: Objective, start: Tensor, iterations: int, free: Tensor | None = None
-) -> Tensor:
+def _solve(params: Params, objective: Objective, start: Tensor, iterations: int, free: Tensor | None = None) -> Tensor:
     return solve_colors(objective.color_system(params), objective.target_tiles, start, iterations, free=free)
 
 

@@ -62,7 +62,9 @@ class Header:
         out.byte(VERSION)
         mode = next((i for i, m in enumerate(_MODES) if Layout.of(m) == self.layout), None)
         with_offset, with_dilation = bool(self.offset.any()), self.dilation != 0.0
-        out.byte(_BLENDS.index(self.blend) | with_offset << 1 | with_dilation << 2 | (mode is None) << 3 | (mode or 0) << 4)
+        out.byte(
+            _BLENDS.index(self.blend) | with_offset << 1 | with_dilation << 2 | (mode is None) << 3 | (mode or 0) << 4
+        )
         out.varint(self.width)
         out.varint(self.height)
         if mode is None:
@@ -105,9 +107,7 @@ class Header:
         offset = np.frombuffer(read.raw(2 * count), "<f2").astype(np.float64) if flags & 2 else np.zeros(count)
         if not np.isfinite(offset).all() or np.linalg.matrix_rank(basis) < count:
             raise CodecError("the header's colours are damaged")
-        return cls(
-            width, height, layout, basis, offset, _BLENDS[flags & 1], topk, dilation, chunk
-        )
+        return cls(width, height, layout, basis, offset, _BLENDS[flags & 1], topk, dilation, chunk)
 
 
 def rounded_basis(basis: Floats) -> Floats:
