@@ -22,7 +22,8 @@ from splat.image.picture import CHANNEL_COUNT, Channels
 
 MAX_SIDE = 1 << 16
 """Longest side of a render, pixels."""
-_FORMAT = "splat-image-gaussians"
+FORMAT = "splat-image-gaussians"
+"""What files of fitted pictures call themselves."""
 _VERSION = "1"
 _TENSORS = ("means", "log_scales", "angles", "colors")
 
@@ -125,7 +126,8 @@ class ImageGaussians:
         model = self
         if crop is not None:
             shift = torch.tensor([x, y], dtype=self.means.dtype, device=self.means.device)
-            model = replace(self, means=self.means - shift)
+            # The part's size, for the whole picture's may be too large once it is scaled.
+            model = replace(self, means=self.means - shift, width=max(1, round(w)), height=max(1, round(h)))
         if factor_x != 1.0 or factor_y != 1.0:
             model = model.scaled(factor_x, factor_y)
         shapes = (model.log_scales, model.angles)
@@ -147,12 +149,12 @@ class ImageGaussians:
         """Writes the model as .safetensors (to a temporary name, then renamed)."""
         about = {"width": str(self.width), "height": str(self.height), "channels": self.channels}
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        save_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **about})
+        save_tensors(path, tensors, {"format": FORMAT, "version": _VERSION, **about})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote; ValueError for a missing, damaged or other file."""
-        tensors, about = load_tensors(path, _TENSORS, format=_FORMAT, version=_VERSION)
+        tensors, about = load_tensors(path, _TENSORS, format=FORMAT, version=_VERSION)
         try:
             width, height, channels = int(about["width"]), int(about["height"]), cast(Channels, about["channels"])
         except (KeyError, ValueError) as error:
