@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,9 @@ def import_npz(path: str | Path) -> ImageGaussians:
     """Reads what `export_npz` wrote; ValueError for a missing, damaged or other file."""
     path = _existing(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged or not an npz file ({error})") from error
     if str(arrays.pop("format", "")) != FORMAT:
         raise ValueError(f"{path}: no fitted picture: wanted an npz file with format {FORMAT!r}")

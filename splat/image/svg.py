@@ -37,7 +37,10 @@ def export_svg(model: ImageGaussians, path: str | Path) -> None:
     if values.get("blend", "sum") != "sum" or values.get("dilation", 0.0) != 0.0:
         raise ValueError(f"{path}: SVG can only show blend sum without dilation; write .ply, .json or .npz")
     if len(model) > MAX_SVG:
-        raise ValueError(f"{path}: an SVG file takes at most {MAX_SVG:,} Gaussians, got {len(model):,}")
+        raise ValueError(
+            f"{path}: an SVG file takes at most {MAX_SVG:,} Gaussians, got {len(model):,}; "
+            "keep fewer (splat convert --count)"
+        )
     model = _over_white(model.map(lambda t: t.detach().cpu().float()))
     drawn = torch.cat([t.reshape(len(model), -1) for t in (model.means, model.log_scales, model.angles)], 1)
     finite = drawn.isfinite().all(1) & model.colors.isfinite().all(1)

@@ -57,7 +57,7 @@ function drawNow() {
   element("notice").hidden = !notice;
   element("ellipses").setAttribute("aria-pressed", String(state.ellipses));
   const zoom = state.view.zoom;
-  element("zoom").textContent = `${zoom < 10 ? Number((100 * zoom).toPrecision(3)) + " %" : Number(zoom.toPrecision(3)) + " x"}`;
+  element("zoom").textContent = zoom < 10 ? `${Number((100 * zoom).toPrecision(3))} %` : `${Number(zoom.toPrecision(3))} x`;
   tellCursor();
   tellLevel();
 }
@@ -98,17 +98,26 @@ function move(px, py) {
   setView(x - Math.round(px) / zoom, y - Math.round(py) / zoom, zoom);
 }
 
-new ResizeObserver(([entry]) => {
-  const exact = entry.devicePixelContentBoxSize?.[0];
-  const width = Math.max(1, exact ? exact.inlineSize : Math.round(entry.contentRect.width * devicePixelRatio));
-  const height = Math.max(1, exact ? exact.blockSize : Math.round(entry.contentRect.height * devicePixelRatio));
-  const { x, y, zoom } = state.view, shift = [(overlay.width - width) / 2, (overlay.height - height) / 2];
+/** Follows the stage's size in pixels of the screen, as the browser rounds them where it tells. */
+function resized([entry]) {
+  const exact = entry.devicePixelContentBoxSize?.[0], box = entry.contentRect;
+  const [width, height] = [[box.width, exact?.inlineSize], [box.height, exact?.blockSize]].map(([css, told]) => {
+    const guess = css * devicePixelRatio;
+    return Math.max(1, Math.abs(told - guess) <= 1 ? told : Math.round(guess));
+  });
+  const { x, y, zoom } = state.view, dx = (overlay.width - width) / 2, dy = (overlay.height - height) / 2;
   overlay.width = width;
   overlay.height = height;
   renderer.resize(width, height);
   if (state.fitted) fit();
-  else setView(x + Math.round(shift[0]) / zoom, y + Math.round(shift[1]) / zoom, zoom);
-}).observe(stage);
+  else setView(x + Math.round(dx) / zoom, y + Math.round(dy) / zoom, zoom);
+}
+
+try {
+  new ResizeObserver(resized).observe(stage, { box: "device-pixel-content-box" });
+} catch {
+  new ResizeObserver(resized).observe(stage);  // a browser that does not know that box
+}
 
 // Pointers, wheel, keys
 

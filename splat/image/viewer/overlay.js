@@ -8,7 +8,7 @@ function drawEllipses(canvas, model, view, count) {
   context.clearRect(0, 0, width, height);
   context.fillStyle = "rgb(16 16 20 / 0.7)";
   context.fillRect(0, 0, width, height);
-  context.lineWidth = Math.max(1, 1.2 * devicePixelRatio);
+  context.lineWidth = devicePixelRatio * Math.min(1.2, Math.max(0.5, 0.5 * view.zoom / devicePixelRatio));
   let drawn = 0, touching = 0;
   for (let i = 0; i < count; i++) {
     const x = (model.x[i] - view.x) * view.zoom, y = (model.y[i] - view.y) * view.zoom;
