@@ -242,7 +242,7 @@ def test_topk_takes_the_largest_weights_and_says_who_draws(
     open_page(browser, tmp_path, with_description(page_text(model), blend="topk", topk=topk))
     assert browser.evaluate("splatViewer.renderer") == "on the processor"
     said = browser.evaluate("document.getElementById('numbers').textContent")
-    assert "(blend topk)" in said and f"topk, {topk} a pixel" in said
+    assert "WebGL2 is used for blend sum alone" in said and f"topk, {topk} a pixel" in said
     got, where = shown(browser, x=0, y=0, zoom=1)
     options = RasterizeOptions(blend="topk", topk=topk)
     shapes = (model.log_scales, model.angles)
@@ -360,6 +360,50 @@ def test_wheel_drag_and_keys_move_as_they_say(model: ImageGaussians, browser: Pa
     send_key(browser, "?")
     assert browser.evaluate("document.getElementById('about').open")
     assert browser.problems == []
+
+
+@needs_chromium
+def test_two_fingers_zoom_about_their_middle(model: ImageGaussians, browser: Page, tmp_path: Path) -> None:
+    open_page(browser, tmp_path, page_text(model))
+    top = browser.evaluate("document.getElementById('stage').getBoundingClientRect().top")
+    before = browser.evaluate("splatViewer.view")
+
+    def touch(kind: str, *places: float) -> None:
+        points = [{"x": x, "y": top + 100, "id": i} for i, x in enumerate(places)]
+        browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    touch("touchStart", 200, 240)
+    touch("touchMove", 180, 260)
+    touch("touchEnd")
+    after = browser.evaluate("splatViewer.view")
+    assert after["zoom"] == pytest.approx(2 * before["zoom"])
+    for axis, pixel in (("x", 220), ("y", 100)):
+        middle = before[axis] + pixel / before["zoom"]
+        assert after[axis] + pixel / after["zoom"] == pytest.approx(middle, abs=1 / after["zoom"])
+    assert browser.problems == []
+
+
+@needs_chromium
+def test_the_processor_draws_all_pixels_after_a_coarse_picture(
+    model: ImageGaussians, browser: Page, tmp_path: Path
+) -> None:
+    open_page(browser, tmp_path, page_text(model), "?renderer=canvas")
+    now = """(() => {
+      const canvas = document.querySelector("#stage canvas"), {width, height} = canvas;
+      return canvas.getContext("2d").getImageData(0, 0, width, height).data.join();
+    })()"""
+    browser.evaluate(f"""new Promise(done => {{
+      let last = "", same = 0;
+      const look = () => {{
+        const text = {now};
+        same = text === last ? same + 1 : 0;
+        last = text;
+        if (same > 4) done(1); else setTimeout(look, 100);
+      }};
+      look();
+    }})""")
+    settled = browser.evaluate(f"{now} === splatViewer.pixels().join()")
+    assert settled is True
 
 
 @needs_chromium

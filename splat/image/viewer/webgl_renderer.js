@@ -43,7 +43,7 @@ function attributeTable(model) {
 class WebGLRenderer {
   /** Throws an Error that says what is missing. `lost` is called when the browser takes the context away. */
   constructor(model, shaders, lost) {
-    if (model.blend !== "sum") throw new Error(`blend ${model.blend}`);
+    if (model.blend !== "sum") throw new Error("WebGL2 is used for blend sum alone");
     this.model = model;
     this.canvas = document.createElement("canvas");
     const gl = this.canvas.getContext("webgl2", { antialias: false, depth: false });
