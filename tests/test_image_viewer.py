@@ -23,7 +23,8 @@ from tests.browser import Page, needs_chromium
 from tests.test_image_model import covariances_of, make_model
 
 WIDTH, HEIGHT = 90, 60
-RENDERERS = ("", "?renderer=canvas")
+WEBGL = "?renderer=webgl"  # asked for, because here it is software
+RENDERERS = (WEBGL, "?renderer=canvas")
 Pixels = npt.NDArray[np.float64]
 
 
@@ -167,7 +168,7 @@ def test_the_command_writes_a_page_beside_the_model(
 @pytest.mark.parametrize("query", RENDERERS)
 def test_the_page_draws_what_render_draws(query: str, model: ImageGaussians, browser: Page, tmp_path: Path) -> None:
     open_page(browser, tmp_path, page_text(model), query)
-    assert browser.evaluate("splatViewer.renderer").startswith("on the processor" if query else "by WebGL2")
+    assert browser.evaluate("splatViewer.renderer").startswith("by WebGL2" if query == WEBGL else "on the processor")
     for view in (
         {"x": -20, "y": -10, "zoom": 1},
         {"x": 10, "y": 5, "zoom": 3},
@@ -296,7 +297,7 @@ def test_what_the_browser_lacks_is_made_up_for_and_said(
     browser.call("Page.enable")
     script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=_HIDE % json.dumps(hidden))
     try:
-        open_page(browser, tmp_path, page_text(model))
+        open_page(browser, tmp_path, page_text(model), WEBGL)
     finally:
         browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
     assert browser.evaluate("splatViewer.renderer") == renderer
@@ -307,8 +308,16 @@ def test_what_the_browser_lacks_is_made_up_for_and_said(
 
 
 @needs_chromium
-def test_a_lost_context_is_made_up_for(model: ImageGaussians, browser: Page, tmp_path: Path) -> None:
+def test_webgl_without_a_gpu_is_left_alone(model: ImageGaussians, browser: Page, tmp_path: Path) -> None:
     open_page(browser, tmp_path, page_text(model))
+    made = "document.createElement('canvas').getContext('webgl2', {failIfMajorPerformanceCaveat: true}) !== null"
+    want = "by WebGL2, summed in 32-bit floats" if browser.evaluate(made) else "on the processor"
+    assert browser.evaluate("splatViewer.renderer") == want
+
+
+@needs_chromium
+def test_a_lost_context_is_made_up_for(model: ImageGaussians, browser: Page, tmp_path: Path) -> None:
+    open_page(browser, tmp_path, page_text(model), WEBGL)
     lose = (
         "document.querySelector('#stage canvas').getContext('webgl2').getExtension('WEBGL_lose_context').loseContext()"
     )

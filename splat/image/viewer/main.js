@@ -28,7 +28,8 @@ function chooseRenderer(reason) {
   renderer = null;
   if (!reason)
     try {
-      renderer = new WebGLRenderer(model, SHADERS, () => chooseRenderer("the browser has taken WebGL2 away"));
+      const lost = () => chooseRenderer("the browser has taken WebGL2 away");
+      renderer = new WebGLRenderer(model, SHADERS, lost, forced === "webgl");
     } catch (error) {
       whyNot = error.message;
     }

@@ -41,13 +41,14 @@ function attributeTable(model) {
 }
 
 class WebGLRenderer {
-  /** Throws an Error that says what is missing. `lost` is called when the browser takes the context away. */
-  constructor(model, shaders, lost) {
+  /** Throws an Error that says what is missing. `lost` is called when the browser takes the context away. WebGL2 without
+   * a GPU is a missing one, for the other renderer is faster, unless `slow` allows it. */
+  constructor(model, shaders, lost, slow) {
     if (model.blend !== "sum") throw new Error("WebGL2 is used for blend sum alone");
     this.model = model;
     this.canvas = document.createElement("canvas");
-    const gl = this.canvas.getContext("webgl2", { antialias: false, depth: false });
-    if (!gl) throw new Error("no WebGL2 here");
+    const gl = this.canvas.getContext("webgl2", { antialias: false, depth: false, failIfMajorPerformanceCaveat: !slow });
+    if (!gl) throw new Error(`no WebGL2 ${slow ? "" : "on a GPU "}here`);
     this.gl = gl;
     const { format, bits } = sumFormat(gl);
     this.format = format;
