@@ -8,6 +8,13 @@ function sumFormat(gl) {
   throw new Error("WebGL2 here has no float targets");
 }
 
+/** Whether the processor plays the GPU, by the name of the device. */
+function inSoftware(gl) {
+  const names = gl.getExtension("WEBGL_debug_renderer_info");
+  const name = gl.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+  return /swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
+}
+
 function makeProgram(gl, vertex, fragment, attributes = []) {
   const program = gl.createProgram();
   for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
@@ -47,8 +54,9 @@ class WebGLRenderer {
     if (model.blend !== "sum") throw new Error("WebGL2 is used for blend sum alone");
     this.model = model;
     this.canvas = document.createElement("canvas");
-    const gl = this.canvas.getContext("webgl2", { antialias: false, depth: false, failIfMajorPerformanceCaveat: !slow });
-    if (!gl) throw new Error(`no WebGL2 ${slow ? "" : "on a GPU "}here`);
+    const gl = this.canvas.getContext("webgl2", { antialias: false, depth: false });
+    if (!gl) throw new Error("no WebGL2 here");
+    if (!slow && inSoftware(gl)) throw new Error("WebGL2 has no GPU here");
     this.gl = gl;
     const { format, bits } = sumFormat(gl);
     this.format = format;
