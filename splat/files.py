@@ -38,6 +38,19 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
         temporary.chmod(mode)
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a .safetensors file, without its tensors; ValueError where it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
 def load_tensors(
     path: str | Path, names: tuple[str, ...] | None, *, format: str, version: str | tuple[str, ...]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:

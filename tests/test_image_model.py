@@ -87,6 +87,16 @@ def test_a_crop_is_part_of_the_whole_and_scale_samples_between() -> None:
     torch.testing.assert_close(stretched[:, 1::3], whole, rtol=1e-3, atol=1e-4)
 
 
+def test_a_crop_may_be_magnified_beyond_the_largest_whole_picture() -> None:
+    model = make_model(40, 400, 23)
+    model = replace(model, means=model.means * torch.tensor([0.1, 1.0]))
+    near = model.render(crop=(12.0, 9.0, 0.01, 0.01), scale=4000.0)  # all 400 pixels would be 1.6 million
+    assert near.shape == (40, 40, 3)
+    at = torch.tensor([[12 + 20.5 / 4000, 9 + 20.5 / 4000]])
+    assert model.query(at).abs().max() > 0.1
+    torch.testing.assert_close(near[20, 20], model.query(at)[0], rtol=0, atol=1e-3)
+
+
 def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
     model = replace(make_model(), blend="topk", topk=7, dilation=1 / 12)
     model.save(tmp_path / "m.safetensors")

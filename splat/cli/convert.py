@@ -8,19 +8,28 @@ from typing import Any, Literal
 
 import tyro
 
+from splat.cli.shared import refuse_given
+
+_SCENE_ONLY = ("sh_degree", "spz_version", "palette_size", "normals")
+
 
 @dataclass
 class Convert:
     """Convert a file of Gaussians to another format, by the suffixes.
 
-    Reads .ply, .compressed.ply, .splat, .ksplat, .spz, .sog (also a folder, meta.json, lod-meta.json), .glb and
+    Scenes: reads .ply, .compressed.ply, .splat, .ksplat, .spz, .sog (also a folder, meta.json, lod-meta.json), .glb and
     .safetensors; writes all but .ksplat and lod-meta.json.
+
+    Fitted pictures: reads and writes .safetensors, .ply, .json and .npz, all to the bit; writes .svg, which browsers
+    show.
 
     Examples:
 
       splat convert scene.ply scene.spz
 
       splat convert scene.ply scene.sog --sh-degree 1
+
+      splat convert out/model.safetensors photo.svg --count 2000
     """
 
     source: tyro.conf.Positional[Path]
@@ -35,9 +44,39 @@ class Convert:
     """Entries of a .sog file's palette for the harmonics beyond degree 0 (default: by the number of Gaussians)."""
     normals: bool = True
     """Write a .ply file's nx ny nz (zeros), which some readers want."""
+    count: int | None = None
+    """Fitted pictures: keep only so many Gaussians, those whose lack would show most."""
 
     def run(self) -> int:
         """Reads, writes and says what became of it."""
+        from splat.image.export import is_image_model
+
+        if is_image_model(self.source):
+            refuse_given(self, _SCENE_ONLY, f"{self.source.name} is a fitted picture")
+            return self._convert_picture()
+        refuse_given(self, ("count",), f"{self.source.name} is no fitted picture")
+        return self._convert_scene()
+
+    def _convert_picture(self) -> int:
+        from splat.image.export import load_image_model, save_image_model
+        from splat.image.levels import by_importance
+
+        model = load_image_model(self.source)
+        count = len(model)
+        if self.count is not None:
+            if not 1 <= self.count <= count:
+                raise ValueError(f"--count must be in 1 .. {count}, got {self.count}")
+            model = by_importance(model).map(lambda t: t[: self.count])
+        kind = save_image_model(model, self.target)
+        before, after = self.source.stat().st_size, self.target.stat().st_size
+        print(f"{self.source}  fitted picture, {count:,} Gaussians, {before:,} bytes")
+        print(
+            f"{self.target}  {kind.name}, {len(model):,} Gaussians, {after:,} bytes: {after / before:.0%} of the source"
+        )
+        print(f"kept: {kind.keeps}")
+        return 0
+
+    def _convert_scene(self) -> int:
         from splat.io import format_of, format_to_write, load_gaussians, save_gaussians
         from splat.io.describe import size_of
 

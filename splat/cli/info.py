@@ -13,18 +13,30 @@ import tyro
 class Info:
     """Show versions, backends and, where one is missing, why; or what is in a file of Gaussians.
 
-    Example: splat info scene.spz
+    Examples:
+
+      splat info scene.spz
+
+      splat info out/model.safetensors
     """
 
     file: tyro.conf.Positional[Path | None] = None
-    """File of Gaussians, of any format that `splat convert` reads."""
+    """Scene or fitted picture, of any format that `splat convert` reads."""
 
     def run(self) -> int:
         """Prints a line each."""
         if self.file is not None:
-            from splat.io.describe import describe
+            from splat.image.export import is_image_model
 
-            for line in describe(self.file).lines():
+            if is_image_model(self.file):
+                from splat.image.describe import describe_image
+
+                lines = describe_image(self.file)
+            else:
+                from splat.io.describe import describe
+
+                lines = describe(self.file).lines()
+            for line in lines:
                 print(line)
             return 0
         from splat import machine

@@ -8,16 +8,22 @@ from typing import Annotated, Literal
 
 import tyro
 
+from splat.cli.shared import refuse_given
+
 
 @dataclass
 class RenderImage:
     """Draw a fitted picture at any size. With none of the size options it is drawn at the size it was fitted at.
 
-    Example: splat render-image out/model.safetensors -o big.png --scale 4 --crop 100 50 200 150
+    Examples:
+
+      splat render-image out/model.safetensors -o big.png --scale 4 --crop 100 50 200 150
+
+      splat render-image out/model.safetensors -o lod.png --lod --photo photo.png
     """
 
     model: tyro.conf.Positional[Path]
-    """model.safetensors, as fit-image writes it."""
+    """Fitted picture (.s2d, .safetensors, .ply, .json, .npz)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Picture to write; its suffix says the format (default: render, in the format of what was fitted). Of a stack,
     out.png is written as out-NAME for each picture, in its own format."""
@@ -31,19 +37,44 @@ class RenderImage:
     """X Y W H in pixels of the fitted picture: draw only this part."""
     bits: Literal[8, 16, 32] | None = None
     """Bits per channel of what is written (default: those of the picture that was fitted)."""
+    lod: bool = False
+    """Draw a strip instead: the picture from a part of its Gaussians in 64, 16 and 4, and from all."""
+    photo: Path | None = None
+    """With --lod: the photograph that was fitted; the strip then says PSNRs."""
 
     def run(self) -> int:
         """Renders and writes."""
         import torch
 
-        from splat.image.model import ImageGaussians
+        from splat.image.export import load_image_model
         from splat.image.picture import write_picture
 
-        model = ImageGaussians.load(self.model)
+        if self.lod:
+            refuse_given(self, ("height", "width", "scale", "crop", "bits"), "a strip of levels has its own size")
+            return self._write_strip()
+        refuse_given(self, ("photo",), "it is for --lod")
+        model = load_image_model(self.model)
         with torch.no_grad():
             picture = model.render(height=self.height, width=self.width, scale=self.scale, crop=self.crop)
         layout = model.layout if self.bits is None else model.layout.with_bits(self.bits)
         output = self.output or Path(f"render{layout.groups[0].suffix}")
         for path in write_picture(output, picture, layout):
             print(f"{path}  {picture.shape[1]} x {picture.shape[0]}")
+        return 0
+
+    def _write_strip(self) -> int:
+        from splat.figures import write_figure
+        from splat.image.export import load_image_model
+        from splat.image.figures import levels_figure
+        from splat.image.levels import by_importance, layer_sizes
+        from splat.image.picture import read_picture
+
+        model = load_image_model(self.model)
+        layers = layer_sizes(model)
+        model = model if layers else by_importance(model)
+        target = None if self.photo is None else read_picture(self.photo).pixels
+        strip = levels_figure(model, layers, target)
+        output = self.output or Path("lod.png")
+        write_figure(strip, output)
+        print(f"{output}  {strip.width} x {strip.height}")
         return 0

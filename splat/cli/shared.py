@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,16 @@ def check_folder(folder: Path) -> None:
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
         raise ValueError(f"{folder}: cannot write there ({error.strerror})") from error
+
+
+def refuse_given(command: Any, names: Sequence[str], why: str) -> None:
+    """ValueError where one of these options of a command is not at its default."""
+    options = {option.name: option for option in fields(command)}
+    for name in names:
+        option = options[name]
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        if getattr(command, name) != default:
+            raise ValueError(f"--{name.replace('_', '-')} does not apply: {why}")
 
 
 def background_tensor(color: Color) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from splat.figures import HEAT, SIGNED, Pixels, color_map, rgb, scale_bar
 from splat.files import atomic_write
+from splat.image.levels import draw_levels
 from splat.image.model import ImageGaussians
 
 MAX_ELLIPSES = 20_000
@@ -84,6 +86,32 @@ def ellipses_figure(model: ImageGaussians, scale: float = 2.0, seed: int = 0) ->
     draw.text(
         (6, height + 4), f"{count:,} Gaussians{part}; one sigma", fill=(220, 220, 220), font=ImageFont.load_default(12)
     )
+    return sheet
+
+
+def levels_figure(
+    model: ImageGaussians, layers: Sequence[int] = (), target: Tensor | None = None, longest: int = 480
+) -> Image.Image:
+    """The picture from its first Gaussians, level by level, side by side; captions say how many, and the PSNR.
+
+    Args:
+        model: in the order of its levels (`by_importance`, or a model with layers).
+        layers: sizes of the layers; empty: a part in 64, 16, 4 and all.
+        target: [H, W, D], what the PSNR is against.
+        longest: longest side of a panel, pixels.
+    """
+    panels, captions = [], []
+    for level, picture in draw_levels(model, layers, target):
+        panel = Image.fromarray(rgb(model.layout.preview(picture)))
+        panel.thumbnail((longest, longest))
+        panels.append(panel)
+        captions.append(f"{level.count:,}" + ("" if level.psnr is None else f", {level.psnr:.2f} dB"))
+    width = max(150, panels[0].width)  # room for the caption
+    sheet = Image.new("RGB", (len(panels) * (width + 8) - 8, panels[0].height + 22), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
+        sheet.paste(panel, (i * (width + 8), 0))
+        draw.text((i * (width + 8) + 4, panel.height + 4), caption, fill="black", font=ImageFont.load_default(12))
     return sheet
 
 

@@ -116,6 +116,14 @@ class Layout:
         return cls((Group(name, _KIND_OF[mode], len(mode), bits=bits),))
 
     @property
+    def mode(self) -> Mode | None:
+        """L, LA, RGB or RGBA where it is one ordinary picture, values as stored; else None."""
+        kind = self.groups[0].kind
+        if len(self.groups) > 1 or not self.groups[0].transfer.plain:
+            return None
+        return next((mode for mode, of in _KIND_OF.items() if of == kind), None)
+
+    @property
     def channels(self) -> int:
         """D, of all groups."""
         return sum(group.channels for group in self.groups)

@@ -26,7 +26,8 @@ from splat.image.layout import RGB, Layout
 
 MAX_SIDE = 1 << 16
 """Longest side of a render, pixels."""
-_FORMAT = "splat-image-gaussians"
+FORMAT = "splat-image-gaussians"
+"""What files of fitted pictures call themselves."""
 _VERSION = "2"
 _OLD_VERSION = "1"
 """Had a mode, L, RGB or RGBA, where there is a layout now."""
@@ -154,7 +155,8 @@ class ImageGaussians:
         model = self
         if crop is not None:
             shift = torch.tensor([x, y], dtype=self.means.dtype, device=self.means.device)
-            model = replace(self, means=self.means - shift)
+            # The part's size, for the whole picture's may be too large once it is scaled.
+            model = replace(self, means=self.means - shift, width=max(1, round(w)), height=max(1, round(h)))
         if factor_x != 1.0 or factor_y != 1.0:
             model = model.scaled(factor_x, factor_y)
         image, _ = rasterize_image(
@@ -189,12 +191,12 @@ class ImageGaussians:
         about |= {"blend": self.blend, "topk": str(self.topk), "dilation": repr(float(self.dilation))}
         about |= {"layers": json.dumps(self.layers)} if self.layers else {}
         tensors = {name: getattr(self, name) for name in TENSORS}
-        save_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **about})
+        save_tensors(path, tensors, {"format": FORMAT, "version": _VERSION, **about})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote; ValueError for a missing, damaged or other file."""
-        tensors, about = load_tensors(path, TENSORS, format=_FORMAT, version=(_OLD_VERSION, _VERSION))
+        tensors, about = load_tensors(path, TENSORS, format=FORMAT, version=(_OLD_VERSION, _VERSION))
         try:
             width, height = int(about["width"]), int(about["height"])
             old = about["version"] == _OLD_VERSION

@@ -67,8 +67,8 @@ def describe(path: str | Path) -> Description:
         bytes=size_of(path),
         low=tuple(drawable.means.amin(0).tolist()) if len(drawable) else (),
         high=tuple(drawable.means.amax(0).tolist()) if len(drawable) else (),
-        opacities=_quantiles(drawable.opacities),
-        scales=_quantiles(drawable.scales),
+        opacities=quantiles(drawable.opacities),
+        scales=quantiles(drawable.scales),
     )
 
 
@@ -81,7 +81,8 @@ def size_of(path: Path) -> int:
     return path.stat().st_size
 
 
-def _quantiles(values: torch.Tensor) -> tuple[float, ...]:
+def quantiles(values: torch.Tensor) -> tuple[float, ...]:
+    """At QUANTILES; empty without values."""
     # numpy's: torch's takes at most 16 million numbers.
     if not values.numel():
         return ()

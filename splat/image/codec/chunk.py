@@ -71,7 +71,8 @@ def _color_contexts(classes: Ints, before: Ints | None) -> Ints:
     """By the class, and by how large the amplitude before it is for the class."""
     if before is None:
         return classes * _COUNTS
-    return classes * _COUNTS + np.minimum(_COUNTS - 1, 4 * np.abs(before) >> classes)
+    contexts: Ints = classes * _COUNTS + np.minimum(_COUNTS - 1, 4 * np.abs(before) >> classes)
+    return contexts
 
 
 def encode_chunk(symbols: Symbols, frame: Frame, models: SymbolModels) -> tuple[bytes, dict[str, float]]:

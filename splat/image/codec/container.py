@@ -3,9 +3,10 @@
     "S2D1", then sections: name (4 bytes), length (varint), content, CRC-32 of name and content (4 bytes, little-endian)
 
     HEAD  what the picture is and the steps of its numbers; first
-    LAYR  one layer of Gaussians: count (varint), PSNR of the picture up to here (u16, 1/100 dB, 0: not known), coded data
-    INDX  in a file with chunks, before the DATA of each layer: count, PSNR, then for each chunk its bytes, Gaussians and
-          halo (varints; quarters of a pixel that its Gaussians reach beyond it) and the CRC-32 of its data
+    LAYR  one layer of Gaussians: its head (header.LayerHead), then coded data (chunk.py)
+    INDX  in a file with chunks, before the DATA of each layer: its head, then for each chunk its Gaussians and, where
+          there are any, its bytes, its halo (varints; quarters of a pixel that it reaches beyond its square) and the
+          CRC-32 of its data
     DATA  the chunks' coded data, one after the other
     META  UTF-8 JSON, optional
 

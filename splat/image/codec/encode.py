@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -35,7 +35,7 @@ class EncodeConfig:
     """Size of the file, at most."""
     chunk: int = 0
     """Side in pixels of chunks that can be read alone, a power of two from 32 on; 0: none, which is smaller."""
-    finish: FinishConfig = FinishConfig()
+    finish: FinishConfig = field(default_factory=FinishConfig)
 
     def __post_init__(self) -> None:
         if self.qp is not None and self.max_bytes is not None:
@@ -73,8 +73,8 @@ def encode_model(
     """Codes a fitted model; its levels become the file's layers.
 
     Args:
-        target: [H, W, D] the picture that it was fitted to, which the rounding then keeps as near to as it can (default:
-            the model's own render).
+        target: [H, W, D] the picture that it was fitted to, which the rounding keeps as near to as it can (default: the
+            model's own render).
         tell: called with the share that is done, 0..1.
 
     Raises:

@@ -1,7 +1,7 @@
 """Rounding Gaussians so that the picture suffers least: a part at a time, while the rest makes up for it.
 
 Rounding all at once adds the errors of all. Here a share of the Gaussians is rounded and stays so; the others, and all
-colours, go on being fitted to the picture; then the next share. At last the colours are rounded in the same way, between
+colours, go on being fitted to the picture; then the next share. At last the colours are rounded in the same way, amid
 solutions of the linear system that the others' colours are (GPTQ, Frantar et al. 2023, does this for the weights of a
 network). Straight-through gradients, by which others train through the rounding, were worse here than rounding at the
 end: with steps as coarse as these the parameters never come to rest.
@@ -27,7 +27,7 @@ Params = dict[str, Tensor]
 PRUNE_BITS = 34.0
 """What a Gaussian takes in a file, about (Kodak, .15 to 1 bit a pixel: 27 to 38)."""
 SQUARED_ERROR_PER_BIT = 0.054
-"""In units of delta^2: what a bit is worth where the number of Gaussians and the step are chosen well (measured on Kodak
+"""In units of delta^2: what a bit is worth where the number of Gaussians and the step are chosen well (on Kodak
 pictures by the change of both between neighbouring steps)."""
 
 

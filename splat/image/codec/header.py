@@ -60,11 +60,11 @@ class Header:
         """The section's content."""
         out = Writer()
         out.byte(VERSION)
-        mode = next((i for i, m in enumerate(_MODES) if Layout.of(m) == self.layout), None)
+        # An ordinary picture is said in two bits; its name is the file's.
+        mode = self.layout.mode if self.layout.groups[0].bits == 8 else None
         with_offset, with_dilation = bool(self.offset.any()), self.dilation != 0.0
-        out.byte(
-            _BLENDS.index(self.blend) | with_offset << 1 | with_dilation << 2 | (mode is None) << 3 | (mode or 0) << 4
-        )
+        flags = _BLENDS.index(self.blend) | with_offset << 1 | with_dilation << 2 | (mode is None) << 3
+        out.byte(flags | (0 if mode is None else _MODES.index(mode)) << 4)
         out.varint(self.width)
         out.varint(self.height)
         if mode is None:

@@ -31,7 +31,8 @@ MAX_CLASS = 5
 OCTAVE = 256
 """Logs of scales are counted in 1/256 octave."""
 SCALE_STEP = 13 * 32
-"""Step of the log scales in class 0: 1.625 octaves = 1.13 nats, 2/sqrt(3) = 1.155 rounded so that five halvings are whole."""
+"""Step of the log scales in class 0: 1.625 octaves = 1.13 nats, 2/sqrt(3) = 1.155 so rounded that five
+halvings are whole."""
 MAX_LOG_SCALE = 14 * OCTAVE
 """Scales lie between 2^-6 and 2^14 pixels."""
 MIN_LOG_SCALE = -6 * OCTAVE
@@ -175,7 +176,9 @@ class Lattice:
     def classes(self, geometry: Geometry, colors: Floats) -> Ints:
         """[N] the classes that fit Gaussians."""
         length = geometry.lengths * np.linalg.norm(self._amplitudes(colors), axis=1)
-        return np.clip(np.round(np.log2(np.maximum(length / self.delta, 1e-9))), 0, MAX_CLASS).astype(np.int64)
+        nearest = np.round(np.log2(np.maximum(length / self.delta, 1e-9)))
+        classes: Ints = np.clip(nearest, 0, MAX_CLASS).astype(np.int64)
+        return classes
 
     def round_geometry(self, geometry: Geometry, classes: Ints) -> Symbols:
         """The nearest symbols, with no colours yet ([N, 0])."""
@@ -203,7 +206,7 @@ class Lattice:
         bits = fine_bits(s.classes, s.minor, s.ratio, s.angle, self.cell)
         place = s.cells + (s.fine + 0.5) / (1 << bits) - MARGIN
         angles = s.angle * np.pi / angle_levels(s.classes, s.ratio)
-        return Geometry(place * (1 << self.cell), logs, angles)
+        return Geometry(place * float(1 << self.cell), logs, np.asarray(angles, np.float64))
 
     def round_colors(self, geometry: Geometry, colors: Floats, threshold: float = 0.5) -> Ints:
         """[N, D] steps of the amplitudes: rounded, those below `threshold` to 0."""

@@ -174,8 +174,8 @@ def decode(
         source: the file's bytes or its path.
         layers: read at most so many layers.
         max_bytes: read only layers that end within the first `max_bytes` bytes.
-        crop: (x, y, w, h) in pixels of the picture: of a file with chunks only those whose Gaussians reach into this part
-            are read; the model then holds no others.
+        crop: (x, y, w, h) in pixels of the picture: of a file with chunks only those are read whose Gaussians reach into
+            this part; the model then holds no others.
 
     Raises:
         CodecError: the file is damaged, of a newer version, or holds no whole layer within the limits. A file that was
@@ -278,9 +278,9 @@ def _decode(file: Source, layers: int | None, max_bytes: int | None, crop: Crop 
     if cut_off:
         warnings.warn(f"{file.name} is cut off: {len(reading.layers)} layers are whole", stacklevel=4)
     parts = reading.layers
+    means, log_scales, angles, colors = (torch.cat([getattr(p, name) for p in parts]) for name in TENSORS)
     ends = tuple(accumulate(map(len, parts)))
-    tensors = {name: torch.cat([getattr(p, name) for p in parts]) for name in TENSORS}
-    model = replace(parts[0], **tensors, layers=ends)
+    model = replace(parts[0], means=means, log_scales=log_scales, angles=angles, colors=colors, layers=ends)
     return Decoded(model, reading.header, tuple(reading.psnr), file.bytes_read, file.size, cut_off)
 
 
@@ -289,6 +289,8 @@ def to_model(header: Header, head: LayerHead, symbols: Symbols) -> ImageGaussian
     lattice = header.lattice(head)
     geometry = lattice.geometry(symbols)
     values = (geometry.means, geometry.log_scales, geometry.angles, lattice.colors(geometry, symbols.colors))
-    tensors = dict(zip(TENSORS, (torch.from_numpy(v).float() for v in values), strict=True))
-    model = ImageGaussians(**tensors, width=header.width, height=header.height, layout=header.layout)
-    return replace(model, blend=header.blend, topk=header.topk, dilation=header.dilation)
+    means, log_scales, angles, colors = (torch.from_numpy(v).float() for v in values)
+    size = (header.width, header.height)
+    return ImageGaussians(
+        means, log_scales, angles, colors, *size, header.layout, header.blend, header.topk, header.dilation
+    )

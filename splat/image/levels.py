@@ -1,0 +1,72 @@
+"""A picture from the first Gaussians of a list: in which order, how many, and how good it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from splat.image.model import ImageGaussians
+from splat.metrics import psnr
+
+PARTS = (64, 16, 4, 1)
+"""Levels of a model without layers: one part in so many."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """The first `count` Gaussians."""
+
+    count: int
+    psnr: float | None = None
+    """dB; None where it is not known."""
+
+
+def kernel_energy(log_scales: Tensor) -> Tensor:
+    """[N] |G|^2, the integral of the squared Gaussian: pi s1 s2."""
+    return math.pi * log_scales.sum(-1).exp()
+
+
+def by_importance(model: ImageGaussians) -> ImageGaussians:
+    """The same Gaussians, those first that change most when they are left out alone: by |c|^2 times the energy of the
+    kernel, the squared error that this makes in an otherwise exact sum."""
+    cost = model.colors.detach().square().sum(1) * kernel_energy(model.log_scales.detach())
+    return model.map(lambda t: t[cost.argsort(descending=True, stable=True)])
+
+
+def layer_sizes(model: ImageGaussians) -> list[int]:
+    """Sizes of the model's layers, coarse to fine; empty for a model without."""
+    return [b - a for a, b in pairwise((0, *model.layers))] if model.layers else []
+
+
+def level_counts(count: int, layers: Sequence[int] = ()) -> list[int]:
+    """Gaussians of each level, rising to `count`.
+
+    Args:
+        layers: sizes of the model's layers, coarse to fine; empty for a model without.
+
+    Raises:
+        ValueError: the layers are not positive or do not add up to `count`.
+    """
+    if layers and (min(layers) < 1 or sum(layers) != count):
+        raise ValueError(f"layers must be positive and add up to {count} Gaussians, got {list(layers)}")
+    return list(accumulate(layers)) if layers else sorted({-(-count // part) for part in PARTS})
+
+
+def draw_levels(
+    model: ImageGaussians, layers: Sequence[int] = (), target: Tensor | None = None
+) -> Iterator[tuple[Level, Tensor]]:
+    """Each level and its picture [H, W, D] in 0..1, at the size of the fitted picture.
+
+    Args:
+        model: in the order of its levels.
+        target: [H, W, D], what the PSNR is against.
+    """
+    for count in level_counts(len(model), layers):
+        with torch.no_grad():
+            picture = model.map(lambda t, n=count: t[:n]).render().clamp(0, 1)  # type: ignore[misc]
+        yield Level(count, None if target is None else psnr(picture, target)), picture
