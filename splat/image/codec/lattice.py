@@ -204,9 +204,10 @@ class Lattice:
         step = scale_step(s.classes)
         logs = np.stack([s.minor + s.ratio, s.minor], 1) * step[:, None] * (np.log(2) / OCTAVE)
         bits = fine_bits(s.classes, s.minor, s.ratio, s.angle, self.cell)
-        place = s.cells + (s.fine + 0.5) / (1 << bits) - MARGIN
+        place: Floats = s.cells + (s.fine + 0.5) / (1 << bits) - MARGIN
         angles = s.angle * np.pi / angle_levels(s.classes, s.ratio)
-        return Geometry(place * float(1 << self.cell), logs, np.asarray(angles, np.float64))
+        means: Floats = place * float(1 << self.cell)
+        return Geometry(means, logs, angles)
 
     def round_colors(self, geometry: Geometry, colors: Floats, threshold: float = 0.5) -> Ints:
         """[N, D] steps of the amplitudes: rounded, those below `threshold` to 0."""
