@@ -204,7 +204,7 @@ class Lattice:
         step = scale_step(s.classes)
         logs = np.stack([s.minor + s.ratio, s.minor], 1) * step[:, None] * (np.log(2) / OCTAVE)
         bits = fine_bits(s.classes, s.minor, s.ratio, s.angle, self.cell)
-        place: Floats = s.cells + (s.fine + 0.5) / (1 << bits) - MARGIN
+        place: Floats = np.asarray(s.cells, np.float64) + (s.fine + 0.5) / (1 << bits) - MARGIN
         angles = s.angle * np.pi / angle_levels(s.classes, s.ratio)
         means: Floats = place * float(1 << self.cell)
         return Geometry(means, logs, angles)

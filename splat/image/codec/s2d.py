@@ -174,8 +174,8 @@ def decode(
         source: the file's bytes or its path.
         layers: read at most so many layers.
         max_bytes: read only layers that end within the first `max_bytes` bytes.
-        crop: (x, y, w, h) in pixels of the picture: of a file with chunks those are read whose Gaussians reach into this
-            part; the model then holds no others.
+        crop: (x, y, w, h) in pixels of the picture: of a file with chunks those are read whose Gaussians reach into
+            this part; the model then holds no others.
 
     Raises:
         CodecError: the file is damaged, of a newer version, or holds no whole layer within the limits. A file that was
