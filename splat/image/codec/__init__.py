@@ -1,0 +1,1 @@
+"""Pictures as few bytes: files that are counted to the last byte."""
