@@ -248,7 +248,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """130 after Ctrl-C, 1 where a task failed."""
+    """130 after Ctrl-C or SIGTERM, 1 where a task failed."""
     args = parse()
     print(json.dumps(machine.describe()) + "\n")
     codecs = args.codecs or [name for name, codec in CODECS.items() if codec.present()]
@@ -261,7 +261,7 @@ def main() -> int:
         rows = [row for row in rows if row.key not in asked]
     made = {row.key for row in rows}
     missing = [task for task in tasks if task.key not in made]
-    with deferred_stop() as stop, progress("coding", len(missing), quiet=False) as advance:
+    with deferred_stop(signal.SIGINT, signal.SIGTERM) as stop, progress("coding", len(missing), quiet=False) as advance:
         for row in run(missing, args.jobs, lambda: stop.requested):
             rows.append(row)
             write_rows(table, rows)

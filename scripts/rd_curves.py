@@ -14,8 +14,8 @@ PUBLISHED: dict[str, list[tuple[float, float, float | None]]] = {
     "GaussianImage, published": [(0.15, 25.0, None), (1.00, 29.7, None)],
     "GaussianImage++, published": [(0.15, 25.3, 0.834), (1.08, 31.1, 0.961)],
 }
-"""(bits per pixel, PSNR, MS-SSIM) on the 24 Kodak pictures, from the table of GaussianImage++ (2026). Of the two Gaussian
-codecs the bits are counted from the sizes of tensors, not of files."""
+"""(bits per pixel, PSNR, MS-SSIM) on the 24 Kodak pictures, from the table of GaussianImage++ (2026). The bits of the
+Gaussian codecs are counted from the sizes of tensors there, not of files."""
 
 
 def bd_rate(anchor: Curve, test: Curve) -> float | None:

@@ -28,12 +28,12 @@ FIELDS = ("means", "log_scales", "angles", "colors")
 
 @cache
 def photo() -> torch.Tensor:
-    return read_picture(PHOTO).pixels[200:296, 300:420].clone()
+    return read_picture(PHOTO).pixels[220:284, 330:410].clone()
 
 
 @cache
 def fitted() -> ImageGaussians:
-    return fit_image(photo(), FitConfig(n=150, preset="draft")).model
+    return fit_image(photo(), FitConfig(n=100, preset="draft")).model
 
 
 def test_a_file_gives_back_exactly_what_it_was_made_of() -> None:
@@ -44,11 +44,11 @@ def test_a_file_gives_back_exactly_what_it_was_made_of() -> None:
         assert torch.equal(getattr(again, name), getattr(held, name)), name
     model, read = held.model(), gi.decode(data)
     assert all(torch.equal(getattr(model, name), getattr(read, name)) for name in FIELDS)
-    assert (read.width, read.height) == (120, 96)
+    assert (read.width, read.height) == (80, 64)
     assert gi.encode(fitted()) == data == again.to_bytes()
 
 
-@pytest.mark.parametrize("n", [1, 2, 9, 150])
+@pytest.mark.parametrize("n", [1, 2, 9, 100])
 def test_a_gaussian_takes_56_bits(n: int) -> None:
     size = len(gi.encode(fitted().map(lambda t: t[:n])))
     assert size == gi.OVERHEAD + 7 * n
@@ -85,8 +85,8 @@ def test_rounding_moves_nothing_further_than_half_a_step() -> None:
     factors = gi.uniform(held.codes.float(), held.scale, held.offset)
     assert bool(((factors - gi.cholesky(model)).abs() <= held.scale * 0.5001).all())
     # Half precision keeps 11 bits: half a step of a position in -1 .. 1 is at most 2^-12.
-    inside = ((model.means > 0) & (model.means < torch.tensor([120.0, 96.0]))).all(1)
-    moved = (held.model().means - model.means)[inside].abs() / torch.tensor([60.0, 48.0])
+    inside = ((model.means > 0) & (model.means < torch.tensor([80.0, 64.0]))).all(1)
+    moved = (held.model().means - model.means)[inside].abs() / torch.tensor([40.0, 32.0])
     assert float(moved.max()) <= 2**-12 * 1.001
 
 
@@ -138,12 +138,13 @@ def test_gradients_of_scale_and_offset_are_those_of_lsq_plus() -> None:
 
 def test_finishing_makes_the_file_better_and_says_how_good_it_is() -> None:
     seen: list[float] = []
-    held = finish(fitted(), photo(), 150, callback=lambda _, value: seen.append(value))
+    held = finish(fitted(), photo(), 100, callback=lambda _, value: seen.append(value))
     plain, finished = (psnr(m.render().clamp(0, 1), photo()) for m in (gi.decode(gi.encode(fitted())), held.model()))
-    # Measured 21.3 -> 29.4 dB; without the gradient of any parameter, or with books that stay, it falls below.
-    assert finished > plain + 6
+    # Measured 29.2 -> 34.1 dB. Without positions that move 32.9, without covariances 33.5, with codebooks that stay
+    # 32.8, without the commitment 30.7.
+    assert finished > max(33.8, plain + 3)
     assert finished == pytest.approx(max(seen), abs=0.01)
-    assert len(seen) == 151 and gi.decode(held.to_bytes()).colors.shape == (150, 3)
+    assert len(seen) == 101 and gi.decode(held.to_bytes()).colors.shape == (100, 3)
 
 
 def test_a_request_to_stop_ends_finishing_with_the_best_so_far() -> None:
@@ -164,7 +165,7 @@ def test_a_request_to_stop_ends_finishing_with_the_best_so_far() -> None:
     [
         (lambda m: replace(m, colors=m.colors[:, :1], channels="L"), "channels RGB, got L"),
         (lambda m: m.map(lambda t: t[:0]), "must have a Gaussian"),
-        (lambda m: replace(m, width=70_000), "at most 65535 pixels a side, got 70000 x 96"),
+        (lambda m: replace(m, width=70_000), "at most 65535 pixels a side, got 70000 x 64"),
         (lambda m: m.map(lambda t: t * float("nan")), "finite"),
     ],
 )
@@ -176,7 +177,7 @@ def test_what_the_format_cannot_hold_is_refused(change, message: str) -> None:  
 
 
 def test_finishing_wants_the_picture_that_was_fitted() -> None:
-    with pytest.raises(ValueError, match=r"target must have shape \[96, 120, 3\], got \[120, 96, 3\]"):
+    with pytest.raises(ValueError, match=r"target must have shape \[64, 80, 3\], got \[80, 64, 3\]"):
         finish(fitted(), photo().transpose(0, 1), 1)
 
 
@@ -202,7 +203,7 @@ def read(data: bytes) -> None:
     assert bool(model.render(width=8, height=8).isfinite().all())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=8), st.integers(0, 400))
 def test_damaged_files_are_read_or_refused(edits: list[tuple[int, int]], length: int) -> None:
     data = bytearray(sample())
@@ -212,7 +213,7 @@ def test_damaged_files_are_read_or_refused(edits: list[tuple[int, int]], length:
     read(bytes(data[:length]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 2**32 - 1))
 def test_any_bytes_are_read_or_refused(body: bytes, count: int) -> None:
     read(body)

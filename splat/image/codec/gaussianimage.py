@@ -141,7 +141,8 @@ class Quantised:
         fields = np.concatenate([self.codes.numpy(), self.entries.numpy()], 1).astype(np.uint32)
         words = (fields << _SHIFTS).sum(1, dtype=np.uint32).astype("<u4")
         packed = words.view(np.uint8).reshape(-1, 4)[:, :3]
-        return head + tables.tobytes() + self.positions.numpy().astype("<f2").tobytes() + packed.tobytes()
+        positions = self.positions.numpy().astype("<f2")
+        return b"".join([head, tables.tobytes(), positions.tobytes(), packed.tobytes()])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

@@ -133,16 +133,16 @@ class _Finish:
 
     def look(self, last: bool) -> float:
         """Draws what a file would hold, keeps it if it is the best, takes the gradients unless it is the last. dB."""
-        p, size = self.params, {"width": self.like.width, "height": self.like.height}
-        positions = normalised(p["means"], **size)
+        p, width, height = self.params, self.like.width, self.like.height
+        positions = normalised(p["means"], width, height)
         entries, left = nearest_entries(p["colors"], self.books)
         held = rounded(positions, p["factors"], entries, (p["scale"], p["offset"], self.books), self.like)
         trained = [p[name].detach().requires_grad_() for name in ("factors", "scale", "offset")]
         factors, scale, offset = trained
         shapes = covariances(uniform(straight_through(held.codes, factors, scale, offset), scale, offset))
-        means = in_pixels(held.positions.float(), **size)
+        means = in_pixels(held.positions.float(), width, height)
         splats = splats_from_covariances(means, shapes, torch.ones(len(means)))
-        tiles = bin_splats(splats, **size, depth_order=False)
+        tiles = bin_splats(splats, width=width, height=height, depth_order=False)
         colors = sum_of_entries(entries, self.books)
         step = rasterize_l2(splats, colors[None], tiles, self.target_tiles)
         if self.best is None or step.clamped_error < self.best[0]:
