@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from splat.core.project import ProjectOptions as ProjectOptions
     from splat.core.rasterize import RasterizeOptions as RasterizeOptions
     from splat.gaussians import Gaussians as Gaussians
+    from splat.image.codec.encode import EncodeConfig as EncodeConfig
+    from splat.image.codec.encode import encode_image as encode_image
+    from splat.image.codec.encode import encode_model as encode_model
+    from splat.image.codec.s2d import decode_image as decode_image
     from splat.image.draw import rasterize_image as rasterize_image
     from splat.image.fit import FitConfig as FitConfig
     from splat.image.fit import FitResult as FitResult
@@ -43,6 +47,10 @@ _HOME = {
     "ProjectOptions": "core.project",
     "RasterizeOptions": "core.rasterize",
     "Gaussians": "gaussians",
+    "EncodeConfig": "image.codec.encode",
+    "encode_image": "image.codec.encode",
+    "encode_model": "image.codec.encode",
+    "decode_image": "image.codec.s2d",
     "rasterize_image": "image.draw",
     "FitConfig": "image.fit",
     "FitResult": "image.fit",

@@ -1,5 +1,5 @@
-"""The command line: splat fit-image | render-image | upscale | train-scene | render | eval | view | convert | info.
-One file per command; nothing heavy is imported before the arguments are read."""
+"""The command line: splat fit-image | render-image | encode | decode | upscale | train-scene | render | eval | view |
+convert | info. One file per command; nothing heavy is imported before the arguments are read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 from splat.cli.convert import Convert
+from splat.cli.decode import Decode
+from splat.cli.encode import Encode
 from splat.cli.eval import Eval
 from splat.cli.fit_image import FitImage
 from splat.cli.info import Info
@@ -28,6 +30,8 @@ def commands(arguments: Sequence[str]) -> Any:
         Annotated[FitImage, tyro.conf.subcommand("fit-image")]
         | Annotated[RenderImage, tyro.conf.subcommand("render-image")]
         | Annotated[Upscale, tyro.conf.subcommand("upscale")]
+        | Annotated[Encode, tyro.conf.subcommand("encode")]
+        | Annotated[Decode, tyro.conf.subcommand("decode")]
         | Annotated[TrainScene, tyro.conf.subcommand("train-scene", default=with_preset(arguments))]
         | Annotated[Render, tyro.conf.subcommand("render")]
         | Annotated[Eval, tyro.conf.subcommand("eval")]

@@ -26,7 +26,9 @@ def describe_image(path: str | Path) -> Iterator[str]:
     groups = ", ".join(f"{g.name}: {g.kind}, {g.channels} channels" for g in model.layout.groups)
     yield f"picture    {model.width} x {model.height} pixels, {model.layout.mode or groups}"
     yield f"blend      {model.blend}" + (f", the {model.topk} largest" if model.blend == "topk" else "")
-    if model.layers:
+    if path.suffix.lower() == ".s2d":
+        yield from _s2d(path)
+    elif model.layers:
         yield f"levels     {', '.join(f'{end:,}' for end in model.layers)} Gaussians"
     model = model.map(lambda t: t[finite])
     if not len(model):
@@ -34,3 +36,18 @@ def describe_image(path: str | Path) -> Iterator[str]:
     yield "quantiles  " + "".join(f"{f'{100 * q:g} %':>10}" for q in QUANTILES)
     yield "scale      " + "".join(f"{value:>10.4g}" for value in quantiles(model.log_scales.exp()))
     yield "colour     " + "".join(f"{value:>10.4g}" for value in quantiles(model.colors))
+
+
+def _s2d(path: Path) -> Iterator[str]:
+    """Where the bytes of a coded picture are."""
+    from splat.image.codec.container import Source
+    from splat.image.codec.s2d import decode_image
+
+    decoded = decode_image(path)
+    for i, (end, quality) in enumerate(zip(decoded.model.layers, decoded.psnr, strict=True), 1):
+        yield f"layer {i}    up to {end:,} Gaussians" + (f", {quality:.2f} dB PSNR" if quality else "")
+    if decoded.header.chunk:
+        yield f"chunks     {1 << decoded.header.chunk} pixels a side, each readable alone"
+    with Source(path) as file:
+        for section in file.sections():
+            yield f"section    {section.name.decode('ascii', 'replace')} {section.length + section.overhead:,} bytes"

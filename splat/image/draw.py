@@ -16,7 +16,7 @@ from splat.core.project_image import project_image
 from splat.core.rasterize import Blend, RasterizeOptions, rasterize
 
 
-def _from_covariances(means: Tensor, covariances: Tensor, opacities: Tensor) -> Splats2D:
+def splats_from_covariances(means: Tensor, covariances: Tensor, opacities: Tensor) -> Splats2D:
     """Splats with the given covariances; those that are not positive definite are culled."""
     xx, xy, yy = covariances[:, 0, 0], 0.5 * (covariances[:, 0, 1] + covariances[:, 1, 0]), covariances[:, 1, 1]
     determinant = xx * yy - xy * xy
@@ -96,7 +96,7 @@ def rasterize_image(
         means, colors, opacities, *rest = (keep_rows(part, keep) for part in parts)  # opacity 0: not drawn
         shapes = (rest[0], rest[1]) if axes else rest[0]
     if isinstance(shapes, Tensor):
-        splats = _from_covariances(means, shapes, opacities)
+        splats = splats_from_covariances(means, shapes, opacities)
     else:
         cutoff = min(options.cutoff, ALPHA_MIN)
         splats = project_image(

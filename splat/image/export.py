@@ -3,6 +3,7 @@
 | suffix | what | read back |
 |---|---|---|
 | .safetensors | our own | to the bit |
+| .s2d | compressed, see splat.image.codec | rounded |
 | .ply | element `vertex` with x y scale_0 scale_1 rotation f_0 .., the rest in a comment | to the bit |
 | .json | the same names, a list of numbers each | to the bit |
 | .npz | means, log_scales, angles, colors, width, height, layout (JSON), .. | to the bit |
@@ -139,8 +140,23 @@ def import_npz(path: str | Path) -> ImageGaussians:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _read_s2d(path: Path) -> ImageGaussians:
+    from splat.image.codec.s2d import decode_image
+
+    return decode_image(path).model
+
+
+def _write_s2d(model: ImageGaussians, path: Path) -> None:
+    from splat.image.codec.encode import encode_model
+
+    data = encode_model(model).data
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
 FORMATS = (
     ImageFormat("splat image", ".safetensors", ImageGaussians.load, ImageGaussians.save),
+    ImageFormat("s2d", ".s2d", _read_s2d, _write_s2d, "what qp 28 keeps; splat encode can be told more"),
     ImageFormat("PLY", ".ply", import_ply, export_ply),
     ImageFormat("JSON", ".json", import_json, export_json),
     ImageFormat("npz", ".npz", import_npz, export_npz),
@@ -158,7 +174,7 @@ def is_image_model(path: str | Path) -> bool:
     if suffix == ".safetensors":
         return read_metadata(path).get("format") == FORMAT
     if suffix not in (".ply", ".json"):
-        return suffix == ".npz"
+        return suffix in (".npz", ".s2d")
     with path.open("rb") as file:
         return FORMAT.encode() in file.read(4096)
 

@@ -80,7 +80,7 @@ def palette(vectors: F32, size: int, iterations: int = 10) -> tuple[F32, npt.NDA
         book, labels = _kmeans(table, size, iterations)
         return _compact(book, labels)
     fan = min(_FAN, round(size**0.5))
-    parents = _nearest(table, _kmeans(table[:: -(-len(table) // _SAMPLE)], fan, iterations)[0])
+    parents = nearest(table, _kmeans(table[:: -(-len(table) // _SAMPLE)], fan, iterations)[0])
     members = torch.split(torch.argsort(parents, stable=True), torch.bincount(parents, minlength=fan).tolist())
     books, labels, start = [], torch.empty(len(table), dtype=torch.int64), 0
     for rows, share in zip(members, _shares([len(rows) for rows in members], size), strict=True):
@@ -126,7 +126,7 @@ def _kmeans(table: Tensor, size: int, iterations: int) -> tuple[Tensor, Tensor]:
     count = len(table)
     start = (torch.arange(size, dtype=torch.float64) * count / size + count / (2 * size)).long()
     book = table[torch.argsort(table @ _spread(table), stable=True)[start]].clone()
-    labels = _nearest(table, book)
+    labels = nearest(table, book)
     if size == count:
         return book, labels
     for _ in range(iterations):
@@ -139,7 +139,7 @@ def _kmeans(table: Tensor, size: int, iterations: int) -> tuple[Tensor, Tensor]:
         book = torch.where(counts[:, None] > 0, means, book)
         if not bool((counts > 0).all()):
             book = _refill(table, book, labels, counts)
-        fresh = _nearest(table, book)
+        fresh = nearest(table, book)
         if torch.equal(fresh, labels):
             break
         labels = fresh
@@ -167,7 +167,7 @@ def _refill(table: Tensor, book: Tensor, labels: Tensor, counts: Tensor) -> Tens
     return book
 
 
-def _nearest(table: Tensor, book: Tensor) -> Tensor:
+def nearest(table: Tensor, book: Tensor) -> Tensor:
     """int64 [N] the entry of the book nearest to each vector; the first of those equally near."""
     norms = book.square().sum(1)
     pieces = torch.split(table, max(1, _BUDGET // len(book)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from splat.core.checks import check_int
 from splat.image.codec.finish import FinishConfig, Params, geometry_of, round_gaussians
 from splat.image.codec.header import MAX_CHUNK, MIN_CHUNK, Header, LayerHead, rounded_basis, usual_cell
 from splat.image.codec.lattice import MAX_LOG_SCALE, MAX_QP, MIN_LOG_SCALE, OCTAVE, QP_PARTS, Floats
-from splat.image.codec.s2d import CodedLayer, Ledger, decode, to_model, write
+from splat.image.codec.s2d import CodedLayer, Ledger, decode_image, to_model, write
+from splat.image.fit import DB_PER_DOUBLING, FitConfig, fit_image
+from splat.image.fitter import FitProgress
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
+from splat.image.picture import read_picture
 from splat.metrics import MAX_PSNR, psnr
 
 DEFAULT_QP = 28.0
@@ -27,7 +31,7 @@ BITS = 34.0
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """How small, or how good. Give one of qp, max_bytes and target_psnr, or none for qp 28."""
+    """How small, or how good. Give qp or max_bytes, or neither for qp 28."""
 
     qp: float | None = None
     """The step of all numbers, 0 to 63.75 by quarters: 6 more double it."""
@@ -88,21 +92,81 @@ def encode_model(
     coder = _Coder(model, target, config)
     if config.max_bytes is None:
         return coder.encode(DEFAULT_QP if config.qp is None else config.qp, tell)
-    qp = coder.quick_qp(config.max_bytes)
-    for _ in range(_TRIES):
-        encoded = coder.encode(qp, tell)
-        if len(encoded.data) <= config.max_bytes:
-            return encoded
-        qp += max(1, round(_STEPS_PER_DOUBLING * math.log2(len(encoded.data) / config.max_bytes))) / QP_PARTS
-        if qp > MAX_QP:
-            break
+    # Rounding with care leaves fewer Gaussians than rounding at once, so the first guess is rarely the last.
+    quarters, tried, best = round(coder.quick_qp(config.max_bytes) * QP_PARTS), set[int](), None
+    while quarters not in tried and len(tried) < _TRIES and 0 <= quarters <= MAX_QP * QP_PARTS:
+        tried.add(quarters)
+        encoded = coder.encode(quarters / QP_PARTS, tell)
+        size = len(encoded.data)
+        if size <= config.max_bytes and (best is None or encoded.psnr > best.psnr):
+            best = encoded
+        change = _STEPS_PER_DOUBLING * math.log2(size / config.max_bytes)
+        quarters += math.ceil(change) if change > 0 else min(0, round(change))
+    if best is not None:
+        return best
     raise ValueError(
         f"max_bytes {config.max_bytes} is too small for {len(model)} Gaussians; fit fewer, about "
         f"{max(1, int(config.max_bytes * 8 / BITS))}"
     )
 
 
-_TRIES = 12
+def encode_image(
+    image: Any,
+    config: EncodeConfig = EncodeConfig(),
+    fit: FitConfig = FitConfig(),
+    *,
+    callback: Callable[[FitProgress], None] | None = None,
+    tell: Callable[[float], None] | None = None,
+) -> Encoded:
+    """Fits a picture and codes it. With max_bytes the number of Gaussians follows from it, unless `fit` says it.
+
+    Args:
+        image, callback: as of `fit_image`.
+        tell: called with the share of the coding that is done, 0..1, after the fit.
+    """
+    picture = read_picture(image)
+    if config.max_bytes is not None and fit.n is None and fit.target_psnr is None:
+        fit = replace(fit, n=max(1, int(config.max_bytes * 8 / BITS)))
+    fitted = fit_image(picture, fit, callback=callback)
+    return encode_model(fitted.model, picture.pixels.float(), config, tell)
+
+
+def encode_to_psnr(
+    image: Any,
+    target_psnr: float,
+    config: EncodeConfig = EncodeConfig(),
+    fit: FitConfig = FitConfig(),
+    *,
+    callback: Callable[[FitProgress], None] | None = None,
+) -> Encoded:
+    """The smallest file found that reaches a PSNR (dB); the best of those tried where none does.
+
+    Sizes are tried along the line of PSNR over log2 of the bytes, which is nearly straight.
+    """
+    picture = read_picture(image)
+    size = picture.pixels[..., 0].numel() * 0.3 / 8
+    tried: list[Encoded] = []
+    for _ in range(_SEARCH):
+        size = min(max(size, 64.0), 4.0 * picture.pixels.numel())
+        tried.append(encode_image(picture, replace(config, qp=None, max_bytes=round(size)), fit, callback=callback))
+        missing = target_psnr - tried[-1].psnr
+        if 0 <= -missing < _NEAR:
+            break
+        slope = DB_PER_DOUBLING
+        if len(tried) > 1:
+            a, b = tried[-2:]
+            doublings = math.log2(len(b.data) / len(a.data))
+            slope = min(8.0, max(2.0, (b.psnr - a.psnr) / doublings)) if abs(doublings) > 0.01 else slope
+        # A little more than the line says, so that the next one is more likely above than below.
+        size = len(tried[-1].data) * 2 ** ((missing + _NEAR / 3) / slope)
+    enough = [e for e in tried if e.psnr >= target_psnr]
+    return min(enough, key=lambda e: len(e.data)) if enough else max(tried, key=lambda e: e.psnr)
+
+
+_SEARCH = 6
+_NEAR = 0.1
+"""dB above the target that a search is content with."""
+_TRIES = 6
 _STEPS_PER_DOUBLING = 80
 """Quarters of qp that halve a file of a given number of Gaussians, about."""
 
@@ -179,7 +243,7 @@ class _Coder:
             quality = min(MAX_PSNR, psnr((self.target - left).clamp(0, 1), self.target))
             layers.append(CodedLayer(replace(head, psnr=quality), symbols))
         data, ledger = write(self.header, layers)
-        return Encoded(data, decode(data).model, ledger, qp, layers[-1].head.psnr)
+        return Encoded(data, decode_image(data).model, ledger, qp, layers[-1].head.psnr)
 
 
 def _part_of(tell: Callable[[float], None] | None, part: int, parts: int) -> Callable[[float], None] | None:

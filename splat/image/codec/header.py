@@ -61,10 +61,11 @@ class Header:
         out = Writer()
         out.byte(VERSION)
         # An ordinary picture is said in two bits; its name is the file's.
-        mode = self.layout.mode if self.layout.groups[0].bits == 8 else None
+        bits = self.layout.groups[0].bits
+        mode = self.layout.mode if bits in (8, 16) else None
         with_offset, with_dilation = bool(self.offset.any()), self.dilation != 0.0
         flags = _BLENDS.index(self.blend) | with_offset << 1 | with_dilation << 2 | (mode is None) << 3
-        out.byte(flags | (0 if mode is None else _MODES.index(mode)) << 4)
+        out.byte(flags | (0 if mode is None else _MODES.index(mode) << 4 | (bits == 16) << 6))
         out.varint(self.width)
         out.varint(self.height)
         if mode is None:
@@ -95,7 +96,7 @@ class Header:
             except ValueError as error:  # also what json and UTF-8 raise
                 raise CodecError(f"the header's layout is damaged ({error})") from error
         else:
-            layout = Layout.of(_MODES[flags >> 4 & 3])
+            layout = Layout.of(_MODES[flags >> 4 & 3], 16 if flags & 64 else 8)
         topk = read.varint(1024) if flags & 1 else 10
         dilation = float(read.unpack("e")[0]) if flags & 4 else 0.0
         chunk, count = read.byte(), layout.channels

@@ -161,7 +161,7 @@ class Decoded:
     """Whether the file ends inside a section: what is missing was not read."""
 
 
-def decode(
+def decode_image(
     source: bytes | str | Path,
     *,
     layers: int | None = None,
