@@ -310,7 +310,7 @@ def test_convert_and_info_know_fitted_pictures(saved: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("b.spz",), "wanted a file name that ends in .safetensors, .ply, .json, .npz, .svg"),
+        (("b.spz",), "wanted a file name that ends in .safetensors, .s2d, .ply, .json, .npz, .svg"),
         (("b.ply", "--sh-degree", "1"), "--sh-degree does not apply: model.safetensors is a fitted picture"),
         (("b.ply", "--count", "41"), "--count must be in 1 .. 40, got 41"),
         (("none/b.ply",), "no such folder"),
