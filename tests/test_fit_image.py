@@ -18,6 +18,7 @@ from splat.image.init import initial_shapes, sample_positions, structure_tensor
 from splat.image.layout import RGB
 from splat.image.model import ImageGaussians
 from splat.image.objective import Objective
+from splat.image.optimizer import LearningRates, ShapeOptimizer
 from splat.image.picture import read_picture
 from splat.image.solve import ColorSystem
 
@@ -228,3 +229,23 @@ def test_births_land_on_the_largest_residuals_and_explain_them() -> None:
 def test_bad_configurations_name_the_field(fields: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(fields))):
         FitConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_steps_of_the_means_turn_and_scale_with_the_gaussians() -> None:
+    g = torch.Generator().manual_seed(0)
+    names = ("means", "log_scales", "angles", "colors")
+    params = dict(
+        zip(names, (torch.randn(shape, generator=g) for shape in ((9, 2), (9, 2), (9,), (9, 3))), strict=True)
+    )
+    factor, turn = 3.0, torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+    angle = torch.atan2(turn[1, 0], turn[0, 0])
+    zoomed = {name: p.clone() for name, p in params.items()}
+    zoomed["means"], zoomed["angles"] = factor * params["means"] @ turn.T, params["angles"] + angle
+    zoomed["log_scales"] = params["log_scales"] + torch.tensor(factor).log()
+    plain, other = ShapeOptimizer(params, LearningRates()), ShapeOptimizer(zoomed, LearningRates())
+    for _ in range(3):
+        v_means, v_colors = torch.randn(9, 2, generator=g), torch.randn(9, 3, generator=g)
+        rest = {"log_scales": torch.zeros(9, 2), "angles": torch.zeros(9), "colors": v_colors}
+        plain.step({"means": v_means, **rest}, 1.0)
+        other.step({"means": v_means @ turn.T / factor, **rest}, 1.0)
+    torch.testing.assert_close(other.params["means"], factor * plain.params["means"] @ turn.T)

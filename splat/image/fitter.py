@@ -40,12 +40,12 @@ class Schedule:
     """Share of the Gaussians that the fit starts with."""
     growth_end: float = 0.45
     growths: int = 12
-    exchange: float = 0.04
+    exchange: float = 0.03
     """Share of the Gaussians that is moved at a time: those that do least, to where the residual is largest."""
-    exchange_every: int = 35
+    exchange_every: int = 20
     """Steps."""
     exchange_end: float = 0.8
-    final_rate: float = 0.02
+    final_rate: float = 0.05
     """Learning rate at the end, as a share of that at the start (cosine)."""
 
     def rate(self, done: float) -> float:
@@ -90,7 +90,7 @@ class Fit:
         first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator)
         colors = first.means.new_zeros(len(first.means), objective.target_tiles.shape[1])
         shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
-        self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical, plan.least_scale)
+        self.optimizer = ShapeOptimizer(shapes, LearningRates(), plan.least_scale)
         self.psnr = 0.0
         self.best: tuple[float, ImageGaussians] | None = None
         self.step = 0

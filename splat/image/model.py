@@ -35,6 +35,13 @@ TENSORS = ("means", "log_scales", "angles", "colors")
 """What a model has of each Gaussian."""
 
 
+def scaled_axes(log_scales: Tensor, angles: Tensor) -> Tensor:
+    """[N, 2, 2], in whose columns are a Gaussian's axes, each as long as its standard deviation."""
+    cos, sin = angles.cos(), angles.sin()
+    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    return rotation * log_scales.exp()[:, None, :]
+
+
 @dataclass(frozen=True)
 class ImageGaussians:
     """N 2D Gaussians whose weighted sum is a picture: I(p) = sum_n colors_n w_n, w_n = exp(-d^T Sigma_n^-1 d / 2),
@@ -107,10 +114,7 @@ class ImageGaussians:
         if factor_x == factor_y:
             log_scales = self.log_scales + factor[0].log()
             return replace(self, means=means, log_scales=log_scales, width=width, height=height)
-        cos, sin = self.angles.cos(), self.angles.sin()
-        rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-        root = factor[:, None] * rotation * self.log_scales.exp()[:, None, :]
-        axes, scales, _ = torch.linalg.svd(root)
+        axes, scales, _ = torch.linalg.svd(factor[:, None] * scaled_axes(self.log_scales, self.angles))
         angles = torch.atan2(axes[:, 1, 0], axes[:, 0, 0])
         log_scales = scales.clamp_min(1e-6).log()
         return replace(self, means=means, log_scales=log_scales, angles=angles, width=width, height=height)

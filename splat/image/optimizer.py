@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from splat.core.adam import AdamRule, adam_step
+from splat.image.model import scaled_axes
 
 RULE = AdamRule(beta2=0.99)
 
@@ -18,8 +19,8 @@ class LearningRates:
     """Step lengths at the start of the schedule."""
 
     means: float = 0.1
-    """In units of the typical standard deviation of a Gaussian."""
-    log_scales: float = 0.04
+    """Along each of a Gaussian's axes, in units of its standard deviation there."""
+    log_scales: float = 0.06
     angles: float = 0.04
     colors: float = 0.01
 
@@ -29,9 +30,7 @@ class ShapeOptimizer:
 
     NAMES = ("means", "log_scales", "angles", "colors")
 
-    def __init__(
-        self, params: dict[str, Tensor], rates: LearningRates, typical_scale: float, least_scale: float = 0.0
-    ) -> None:
+    def __init__(self, params: dict[str, Tensor], rates: LearningRates, least_scale: float = 0.0) -> None:
         """least_scale: no standard deviation becomes smaller, pixels."""
         self.least_log_scale = math.log(least_scale) if least_scale else -math.inf
         self.params = {name: self._allowed(name, params[name]).contiguous() for name in self.NAMES}
@@ -39,7 +38,6 @@ class ShapeOptimizer:
         self.exp_avg_sq = {name: torch.zeros_like(p) for name, p in self.params.items()}
         self.steps = torch.zeros(len(self), dtype=torch.int32)
         self.rates = rates
-        self.typical_scale = typical_scale
 
     def __len__(self) -> int:
         return self.params["means"].shape[0]
@@ -48,13 +46,20 @@ class ShapeOptimizer:
         return values.clamp_min(self.least_log_scale) if name == "log_scales" else values
 
     def step(self, grads: dict[str, Tensor], factor: float) -> None:
-        """Moves every parameter; `factor` scales all learning rates (the schedule)."""
+        """Moves every parameter; `factor` scales all learning rates (the schedule).
+
+        The means move along their Gaussian's axes, and their moments are kept in that frame, in standard deviations:
+        one rate then suits large and small Gaussians, and both axes of a thin one.
+        """
         self.steps += 1
-        for name, param in self.params.items():
+        axes = scaled_axes(self.params["log_scales"], self.params["angles"])
+        shifts = torch.zeros_like(self.params["means"])
+        moved = {**self.params, "means": shifts}
+        grads = {**grads, "means": (axes * grads["means"][:, :, None]).sum(1)}
+        for name, param in moved.items():
             rate = getattr(self.rates, name) * factor
-            if name == "means":
-                rate *= self.typical_scale
             adam_step(param, grads[name], self.exp_avg[name], self.exp_avg_sq[name], self.steps, rate, RULE)
+        self.params["means"] += (axes * shifts[:, None, :]).sum(2)
         if self.least_log_scale > -math.inf:
             self.params["log_scales"].clamp_min_(self.least_log_scale)
 

@@ -9,7 +9,6 @@ end: with steps as coarse as these the parameters never come to rest.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -44,11 +43,6 @@ class FinishConfig:
     """Of the fit's learning rates at its start."""
     iterations: int = 8
     """Of a colour solve."""
-
-
-def _typical(objective: Objective, count: int) -> float:
-    """Standard deviation in pixels of Gaussians that share the picture out."""
-    return math.sqrt(objective.canvas.width * objective.canvas.height / (math.pi * max(1, count)))
 
 
 def geometry_of(params: Params) -> Geometry:
@@ -94,7 +88,7 @@ def round_gaussians(
     order = np.random.default_rng(0).permutation(len(params["means"]))
     classes = lattice.classes(geometry_of(params), params["colors"].double().numpy())
     parts = config.rounds + config.color_rounds
-    optimizer = ShapeOptimizer(params, LearningRates(), _typical(objective, len(order)))
+    optimizer = ShapeOptimizer(params, LearningRates())
     shapes = _Rows(len(order))
     fixed = np.zeros(0, np.int64)
     for i, rows in enumerate(np.array_split(order, config.rounds)):
