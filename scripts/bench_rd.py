@@ -7,7 +7,8 @@
 Each codec gets a budget of bytes for each picture and rate (bits per pixel), and comes as near to it as it can from
 below. PSNR is over RGB of the decoded 8-bit picture. The rows go to rd.csv as they come: a run that is cut off goes on
 from there, and a row is made again only with --fresh or where an encoder's fixed settings have changed. rd-psnr and
-rd-ms-ssim (.png, .svg) show the means over the pictures, with points that others have published (Kodak).
+rd-ms-ssim (.png, .svg) show the means over the pictures; where those are all 24 of Kodak, with points that others have
+published.
 
 Times are of one encoding and one decoding: wall seconds, and CPU seconds of the process. Compare wall seconds only of
 runs with --jobs 1. BD-rates are of the mean curves; those against GaussianImage++ use its two published points, between
@@ -42,6 +43,7 @@ from splat.stop import deferred_stop
 
 ROOT = Path(__file__).parent.parent
 KODAK = ROOT.parent / "shared" / "data" / "kodak24"
+KODAK_PICTURES = {f"kodim{i:02}.png" for i in range(1, 25)}
 RATES = (0.15, 0.3, 0.5, 1.0)
 
 
@@ -136,17 +138,19 @@ def run(tasks: list[Task], jobs: int, stopped: Callable[[], bool]) -> Iterator[R
     with ProcessPoolExecutor(jobs, context, _start_worker, (threads,)) as pool:
         names = {pool.submit(measure, task): task for task in tasks}
         waiting: set[Future[Row]] = set(names)
-        while waiting and not stopped():
-            done, waiting = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
-            for future in done:
-                if error := future.exception():
-                    print(f"{' '.join(map(str, names[future].key))}: {error}", file=sys.stderr)
-                else:
-                    yield future.result()
-        if waiting:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
+        try:
+            while waiting and not stopped():
+                done, waiting = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
+                for future in done:
+                    if error := future.exception():
+                        print(f"{' '.join(map(str, names[future].key))}: {error}", file=sys.stderr)
+                    else:
+                        yield future.result()
+        finally:
+            if waiting:  # stopped, or whoever takes the rows has failed: nothing more is waited for
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
 
 
 def curves(rows: list[Row], measure: str) -> dict[str, list[tuple[float, float]]]:
@@ -192,7 +196,8 @@ def show_bd_rates(rows: list[Row], test: str) -> None:
         both = [row for row in rows if row.codec in (test, anchor) and row.picture in shared]
         found = [(c.get(anchor, []), c.get(test, [])) for c in (curves(both, "psnr"), curves(both, "ms_ssim"))]
         print(f"| {anchor} | {' | '.join(_percent(*pair) for pair in found)} | {len(shared)} |")
-    for anchor, points in _published(rows).items():
+    own = [row for row in rows if row.codec == test]
+    for anchor, points in _published(own).items():
         by_psnr = _percent([(bpp, value) for bpp, value, _ in points], curves(rows, "psnr").get(test, []))
         print(f"| {anchor} | {by_psnr} | | {len(pictures)} |")
 
@@ -217,8 +222,9 @@ def show_plots(rows: list[Row], folder: Path) -> None:
 
 
 def _published(rows: list[Row]) -> dict[str, list[tuple[float, float, float | None]]]:
-    """What others have published of these pictures."""
-    return PUBLISHED if all(row.picture.startswith("kodim") for row in rows) else {}
+    """What others have published of these pictures, which must be all that they took: means of a few compare with
+    nothing."""
+    return PUBLISHED if {row.picture for row in rows} == KODAK_PICTURES else {}
 
 
 def parse() -> argparse.Namespace:
@@ -239,6 +245,8 @@ def parse() -> argparse.Namespace:
     args.paths = sorted(p for p in args.pictures.iterdir() if p.suffix.lower() in (".png", ".webp"))[: args.limit]
     if not args.paths:
         parser.error(f"--pictures must hold .png or .webp pictures, {args.pictures} has none")
+    if args.limit is not None and args.limit < 1:
+        parser.error(f"--limit must be 1 or more, got {args.limit}")
     if not all(0 < rate <= 24 for rate in args.rates) or args.jobs < 1:
         parser.error(f"--rates must be in 0 .. 24 and --jobs 1 or more, got {args.rates} and {args.jobs}")
     for name in args.codecs or ():

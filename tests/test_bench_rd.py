@@ -86,7 +86,8 @@ def test_only_shared_quality_counts() -> None:
     ("points", "message"),
     [
         ([(1.0, 30.0)], "two points or more, got 1"),
-        ([(1.0, 30.0), (2.0, 29.0)], r"must rise with the rate, got \[30.0, 29.0\]"),
+        ([(1.0, 30.0), (2.0, 29.0)], r"must rise with the rate, got \[30.0, 29.0\] at \[1.0, 2.0\]"),
+        ([(1.0, 30.0), (1.0, 31.0)], r"must rise with the rate, got \[30.0, 31.0\]"),
         ([(0.0, 30.0), (2.0, 39.0)], "rates must be positive, got 0"),
     ],
 )
