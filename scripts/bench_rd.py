@@ -147,8 +147,8 @@ def run(tasks: list[Task], jobs: int, stopped: Callable[[], bool]) -> Iterator[R
                     else:
                         yield future.result()
         finally:
-            # Stopped, or whoever takes the rows has failed: no row is waited for. Without workers the pool gives up what
-            # is left; cancelled futures would break its own clearing up (CPython 3.11).
+            # Stopped, or whoever takes the rows has failed: no row is waited for. Without workers the pool gives up
+            # what is left; cancelled futures would break its own clearing up (CPython 3.11).
             if waiting:
                 for process in multiprocessing.active_children():
                     process.terminate()
