@@ -7,7 +7,8 @@
 Each codec gets a budget of bytes for each picture and rate (bits per pixel), and comes as near to it as it can from
 below. PSNR is over RGB of the decoded 8-bit picture. The rows go to rd.csv as they come: a run that is cut off goes on
 from there, and a row is made again only with --fresh or where an encoder's fixed settings have changed. rd-psnr and
-rd-ms-ssim (.png, .svg) show the means over the pictures, with points that others have published (Kodak).
+rd-ms-ssim (.png, .svg) show the means over the pictures; where those are all 24 of Kodak, with points that others have
+published.
 
 Times are of one encoding and one decoding: wall seconds, and CPU seconds of the process. Compare wall seconds only of
 runs with --jobs 1. BD-rates are of the mean curves; those against GaussianImage++ use its two published points, between
@@ -42,6 +43,7 @@ from splat.stop import deferred_stop
 
 ROOT = Path(__file__).parent.parent
 KODAK = ROOT.parent / "shared" / "data" / "kodak24"
+KODAK_PICTURES = {f"kodim{i:02}.png" for i in range(1, 25)}
 RATES = (0.15, 0.3, 0.5, 1.0)
 
 
@@ -145,8 +147,9 @@ def run(tasks: list[Task], jobs: int, stopped: Callable[[], bool]) -> Iterator[R
                     else:
                         yield future.result()
         finally:
-            if waiting:  # stopped, or whoever takes the rows has failed: nothing more is waited for
-                pool.shutdown(wait=False, cancel_futures=True)
+            # Stopped, or whoever takes the rows has failed: no row is waited for. Without workers the pool gives up
+            # what is left; cancelled futures would break its own clearing up (CPython 3.11).
+            if waiting:
                 for process in multiprocessing.active_children():
                     process.terminate()
 
@@ -194,7 +197,8 @@ def show_bd_rates(rows: list[Row], test: str) -> None:
         both = [row for row in rows if row.codec in (test, anchor) and row.picture in shared]
         found = [(c.get(anchor, []), c.get(test, [])) for c in (curves(both, "psnr"), curves(both, "ms_ssim"))]
         print(f"| {anchor} | {' | '.join(_percent(*pair) for pair in found)} | {len(shared)} |")
-    for anchor, points in _published(rows).items():
+    own = [row for row in rows if row.codec == test]
+    for anchor, points in _published(own).items():
         by_psnr = _percent([(bpp, value) for bpp, value, _ in points], curves(rows, "psnr").get(test, []))
         print(f"| {anchor} | {by_psnr} | | {len(pictures)} |")
 
@@ -219,8 +223,9 @@ def show_plots(rows: list[Row], folder: Path) -> None:
 
 
 def _published(rows: list[Row]) -> dict[str, list[tuple[float, float, float | None]]]:
-    """What others have published of these pictures."""
-    return PUBLISHED if all(row.picture.startswith("kodim") for row in rows) else {}
+    """What others have published of these pictures, which must be all that they took: means of a few compare with
+    nothing."""
+    return PUBLISHED if {row.picture for row in rows} == KODAK_PICTURES else {}
 
 
 def parse() -> argparse.Namespace:

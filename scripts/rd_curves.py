@@ -51,8 +51,8 @@ class _LogRate:
         self.quality = [quality for _, quality in points]
         self.value = [math.log(rate) for rate, _ in points]
         steps = [b - a for a, b in pairwise(self.quality)]
-        if min(steps) <= 0:
-            raise ValueError(f"quality must rise with the rate, got {self.quality}")
+        if min(steps) <= 0 or any(a >= b for a, b in pairwise(self.value)):
+            raise ValueError(f"quality must rise with the rate, got {self.quality} at {[rate for rate, _ in points]}")
         slopes = [(b - a) / h for (a, b), h in zip(pairwise(self.value), steps, strict=True)]
         self.slope = _pchip_slopes(steps, slopes)
 
@@ -70,24 +70,21 @@ class _LogRate:
 
 
 def _pchip_slopes(steps: list[float], slopes: list[float]) -> list[float]:
-    """Derivatives at the points: weighted harmonic means inside, three-point formulae at the ends, limited so that no
-    piece overshoots."""
+    """Derivatives at the points of a rising curve: weighted harmonic means inside, three-point formulae at the ends,
+    but not below 0. What the method says of curves that turn is not needed."""
     if len(slopes) == 1:
         return slopes * 2
     inside = []
     for i in range(len(slopes) - 1):
         before, after, left, right = slopes[i], slopes[i + 1], 2 * steps[i + 1] + steps[i], steps[i + 1] + 2 * steps[i]
-        inside.append((left + right) / (left / before + right / after) if before * after > 0 else 0.0)
+        inside.append((left + right) / (left / before + right / after))
     ends = [_end(steps[:2], slopes[:2]), _end(steps[:-3:-1], slopes[:-3:-1])]
     return [ends[0], *inside, ends[1]]
 
 
 def _end(steps: list[float], slopes: list[float]) -> float:
     (near, far), (first, second) = steps, slopes
-    slope = ((2 * near + far) * first - near * second) / (near + far)
-    if slope * first <= 0:
-        return 0.0
-    return 3 * first if first * second < 0 and abs(slope) > 3 * abs(first) else slope
+    return max(0.0, ((2 * near + far) * first - near * second) / (near + far))
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:

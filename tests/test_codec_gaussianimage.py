@@ -224,6 +224,16 @@ def test_any_bytes_are_read_or_refused(body: bytes, count: int) -> None:
     read(struct.pack("<4sHHI", b"GIM1", 5, 5, (len(whole) + 12 - gi.OVERHEAD) // 7) + whole)
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(gi.OVERHEAD, b"\x00\x7c"), (gi.OVERHEAD + 2, b"\x00\x7e"), (12, b"\x00\x00\x80\x7f"), (100, b"\x00\x00\xc0\x7f")],
+    ids=["infinite position", "NaN position", "infinite scale", "NaN codebook"],
+)
+def test_values_that_are_not_finite_are_refused(at: int, value: bytes) -> None:
+    with pytest.raises(ValueError, match="data must hold finite positions"):
+        gi.decode(sample()[:at] + value + sample()[at + len(value) :])
+
+
 def test_a_count_that_is_not_there_costs_nothing() -> None:
     with pytest.raises(ValueError, match=r"must have 30,064,771,\d+ bytes for its 4,294,967,295 Gaussians, got 312"):
         gi.decode(sample()[:8] + b"\xff" * 4 + sample()[12:])
