@@ -157,14 +157,14 @@ def encode_to_psnr(
             a, b = tried[-2:]
             doublings = math.log2(len(b.data) / len(a.data))
             slope = min(8.0, max(2.0, (b.psnr - a.psnr) / doublings)) if abs(doublings) > 0.01 else slope
-        # A little more than the line says, so that the next one is more likely above than below.
-        size = len(tried[-1].data) * 2 ** ((missing + _NEAR / 3) / slope)
+        # To the middle of what will do: neighbouring sizes differ by a tenth of a dB either way.
+        size = len(tried[-1].data) * 2 ** ((missing + _NEAR / 2) / slope)
     enough = [e for e in tried if e.psnr >= target_psnr]
     return min(enough, key=lambda e: len(e.data)) if enough else max(tried, key=lambda e: e.psnr)
 
 
-_SEARCH = 6
-_NEAR = 0.1
+_SEARCH = 8
+_NEAR = 0.3
 """dB above the target that a search is content with."""
 _TRIES = 6
 _STEPS_PER_DOUBLING = 80
