@@ -57,6 +57,8 @@ class FitImage:
     """Seconds to spend, instead of the preset's number of steps."""
     preset: Literal["draft", "fast", "best"] = "fast"
     """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
+    importance: Path | None = None
+    """Grey picture of the photo's size: where it is bright more of the Gaussians go."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None
@@ -81,6 +83,7 @@ class FitImage:
                 n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed
             )
             picture = read_picture(self.photo)
+            importance = None if self.importance is None else read_picture(self.importance)
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
             check_folder(self.output)
@@ -94,7 +97,7 @@ class FitImage:
                     if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
                         frames.append(animation_frame(progress.model_fn().render()))
 
-                result = fit_image(picture, config, callback=callback)
+                result = fit_image(picture, config, importance=importance, callback=callback)
             self._write(result, picture, frames)
         return 130 if result.interrupted else 0
 

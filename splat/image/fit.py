@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from time import perf_counter
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from splat.core.checks import check_int
 from splat.core.ops import one_torch_thread
 from splat.image.fitter import Clock, Fit, FitProgress, run_fit
-from splat.image.init import Structure, structure_tensor
+from splat.image.init import Structure, importance_of, structure_tensor
 from splat.image.model import ImageGaussians
 from splat.image.picture import Picture, read_picture
 from splat.metrics import MAX_PSNR
@@ -87,6 +87,7 @@ def fit_image(
     image: Any,
     config: FitConfig = FitConfig(),
     *,
+    importance: Any = None,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fits 2D Gaussians to a picture by least squares.
@@ -95,6 +96,9 @@ def fit_image(
         image: a path, a PIL image, or a numpy array or tensor [H, W] or [H, W, D] (uint8, uint16, or float in 0..1)
             with D = 1, 3 or 4 (RGBA is fitted premultiplied).
         config: how many Gaussians, how long.
+        importance: a grey picture of the same size, read like `image`: where it is bright more of the Gaussians go (a
+            saliency map, a painted region). They are placed by it, at the start and as the fit grows; the error that
+            is minimised stays the plain one.
         callback: called after every step.
 
     Returns:
@@ -103,8 +107,9 @@ def fit_image(
 
     Raises:
         PictureError: the picture cannot be read or fitted.
+        ValueError: an importance of another size, or black.
     """
-    picture = image if isinstance(image, Picture) else read_picture(image)
+    picture, wanted = _read(image), None if importance is None else _read(importance)
     with one_torch_thread(), deferred_stop() as stop:
 
         def report(progress: FitProgress) -> None:
@@ -114,17 +119,24 @@ def fit_image(
             except KeyboardInterrupt:
                 stop.requested = True
 
-        return _Search(picture, config, Clock(config.time, report, lambda: stop.requested)).run()
+        return _Search(picture, wanted, config, Clock(config.time, report, lambda: stop.requested)).run()
+
+
+def _read(image: Any) -> Picture:
+    return image if isinstance(image, Picture) else read_picture(image)
 
 
 class _Search:
     """One fit, or the search for the number of Gaussians that reaches a PSNR."""
 
-    def __init__(self, picture: Picture, config: FitConfig, clock: Clock) -> None:
+    def __init__(self, picture: Picture, importance: Picture | None, config: FitConfig, clock: Clock) -> None:
         self.target: Tensor = picture.pixels.float().contiguous()
         self.channels, self.config, self.clock = picture.channels, config, clock
         began = perf_counter()
         self.structure = structure_tensor(self.target)
+        if importance is not None:
+            height, width, _ = self.target.shape
+            self.structure = replace(self.structure, importance=importance_of(importance.pixels, width, height))
         self.prepared = perf_counter() - began
         self.fits: list[Fit] = []
 

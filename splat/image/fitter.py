@@ -125,7 +125,9 @@ class Fit:
         if wanted <= len(optimizer) and not due:
             return
         if due:
-            cost = removal_cost(optimizer.params["log_scales"], optimizer.params["colors"], -step.v_colors[0])
+            p = optimizer.params
+            cost = removal_cost(p["log_scales"], p["colors"], -step.v_colors[0])
+            cost = cost * self.structure.importance_at(p["means"])
             moved = int(schedule.exchange * len(optimizer))
             if moved:
                 optimizer.keep(cost.argsort()[moved:].sort().values)

@@ -47,7 +47,7 @@ def best_births(
     A jittered lattice of candidates about `sigma` pixels large, along the edges of the picture, goes through the
     rasteriser once, which correlates each with the residual: <G, r>^2 / |G|^2 is the squared error that a Gaussian
     with its best colour takes away. Local maxima over the lattice are taken, best first, so that two are not put on
-    one spot.
+    one spot. Where the structure has an importance, what is explained counts times that.
     """
     height, width = structure.angle.shape
     spacing = SPACING * sigma
@@ -62,7 +62,7 @@ def best_births(
     system = ColorSystem(shapes.means, shapes.log_scales, shapes.angles, width, height)
     nothing = means.new_zeros(len(means), residual_tiles.shape[1])
     correlation = -system.step(nothing, residual_tiles).v_colors[0]
-    gain = correlation.square().sum(-1) / system.energy
+    gain = correlation.square().sum(-1) / system.energy * structure.importance_at(means)
     peak = F.max_pool2d(gain.view(1, rows, columns), 3, 1, 1).flatten()
     candidates = torch.where(gain >= peak, gain, 0.0)
     chosen = candidates.topk(min(count, int((candidates > 0).sum()))).indices
