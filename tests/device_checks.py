@@ -256,15 +256,22 @@ def least_squares(target: Target) -> None:
         splats, _ = splats2d(200, 61, 37)
         g = torch.Generator().manual_seed(channels)
         colors, picture = torch.randn(1, 200, channels, generator=g), torch.rand(37, 61, channels, generator=g)
-        wanted = rasterize_l2(
-            splats, colors, bin_splats(splats, width=61, height=37, depth_order=False), to_tiles(picture)
-        )
-        there, (moved, tiled) = target.splats(splats), target.to(colors, to_tiles(picture))
-        got = rasterize_l2(there, moved, bin_splats(there, width=61, height=37, depth_order=False), tiled)
-        for name in ("residual", "v_means2d", "v_conics", "v_opacities", "v_colors"):
-            target.close(f"D={channels} {name}", getattr(got, name), getattr(wanted, name), GRADIENT)
-        errors = [torch.tensor([step.squared_error, step.clamped_error]) for step in (got, wanted)]
-        target.close(f"D={channels} errors", errors[0], errors[1], 1e-4)
+        tiled = to_tiles(picture)
+        for weights in (None, to_tiles(torch.rand(37, 61, 1, generator=g)), torch.rand(tiled.shape, generator=g)):
+            steps = []
+            for on_device in (False, True):
+                drawn = target.splats(splats) if on_device else splats
+                tensors = (colors, tiled) if weights is None else (colors, tiled, weights)
+                moved = target.to(*tensors) if on_device else tensors
+                tiles = bin_splats(drawn, width=61, height=37, depth_order=False)
+                given = moved[2] if weights is not None else None
+                steps.append(rasterize_l2(drawn, moved[0], tiles, moved[1], weight_tiles=given))
+            kind = "unweighted" if weights is None else f"weights of {weights.shape[1]}"
+            for name in ("residual", "v_means2d", "v_conics", "v_opacities", "v_colors"):
+                values = [getattr(step, name) for step in steps]
+                target.close(f"D={channels} {kind} {name}", values[1], values[0], GRADIENT)
+            errors = [torch.tensor([step.squared_error, step.clamped_error]) for step in steps]
+            target.close(f"D={channels} {kind} errors", errors[1], errors[0], 1e-4)
 
 
 @check
@@ -275,14 +282,15 @@ def image_front_end(target: Target) -> None:
         2 * torch.rand(300, 2, generator=g),
         6 * torch.rand(300, generator=g),
     ]
-    results = []
-    for device in (torch.device("cpu"), target.device):
-        means, *leaves = (v.to(device).requires_grad_() for v in values)
-        made = project_image(means, *leaves, width=50, height=40)
-        made.conics.square().sum().backward()
-        results.append([made.conics, *(leaf.grad for leaf in leaves)])
-    for name, a, b in zip(("conics", "log_scales", "angles"), results[1], results[0], strict=True):
-        target.close(name, a, b.detach(), 1e-4)
+    for dilation in (0.0, 1 / 12):
+        results = []
+        for device in (torch.device("cpu"), target.device):
+            means, *leaves = (v.to(device).requires_grad_() for v in values)
+            made = project_image(means, *leaves, width=50, height=40, dilation=dilation)
+            (made.conics.square().sum() + made.opacities.square().sum()).backward()
+            results.append([made.conics, made.opacities, *(leaf.grad for leaf in leaves)])
+        for name, a, b in zip(("conics", "opacities", "log_scales", "angles"), results[1], results[0], strict=True):
+            target.close(f"dilation {dilation:.2g} {name}", a, b.detach(), 1e-4)
 
 
 @check

@@ -26,8 +26,9 @@ __global__ void formulae(const T* in, T* out, int model) {
   const Quat<T> v_q = rotation_vjp(q, v_R);
   Dual3<T> b[kMaxShBasis];
   sh_basis<T>(4, Dual3<T>(p.x, 0), Dual3<T>(p.y, 1), Dual3<T>(p.z, 2), b);
-  const Conic<T> conic = axes_to_conic(in[0], in[1], in[2]);
-  const AxesGradient<T> v_axes = axes_to_conic_vjp(in[0], in[1], in[2], conic);
+  const Precisions<T> axes = axes_precisions(in[0], in[1], in[3]);
+  const Conic<T> conic = rotated_conic(axes.p, axes.q, in[2]);
+  const AxesGradient<T> v_axes = axes_to_conic_vjp(in[0], in[1], in[2], in[3], conic, axes.compensation);
   out[0] = v_q.w + v_p.x + v_k.fx + v_s.x + b[24].d[2] + v_axes.angle;
 }
 

@@ -37,22 +37,25 @@ def test_loss_and_gradient_are_those_of_the_cpu(emulator: Emulator, shape: tuple
     assert (v_image - wanted).norm() <= 1e-5 * wanted.norm()
 
 
-def test_2d_front_end_and_gradient_are_those_of_the_cpu(emulator: Emulator) -> None:
+@pytest.mark.parametrize("dilation", [0.0, 1 / 12])
+def test_2d_front_end_and_gradient_are_those_of_the_cpu(emulator: Emulator, dilation: float) -> None:
     g = torch.Generator().manual_seed(0)
     count, width, height = 300, 50, 40
-    means, log_scales = 70 * torch.rand(count, 2, generator=g) - 10, 2 * torch.rand(count, 2, generator=g)
+    means, log_scales = 70 * torch.rand(count, 2, generator=g) - 10, 4 * torch.rand(count, 2, generator=g) - 2
     angles, opacities = 6 * torch.rand(count, generator=g), torch.rand(count, generator=g)
-    conics, radii = torch.ops.splat.project_image(means, log_scales, angles, opacities, width, height, 1 / 255)
-    got_conics, got_radii = torch.full_like(conics, torch.nan), torch.full_like(radii, -7)
-    numbers, cutoff = (count, width, height), ctypes.c_float(1 / 255)
     inputs = [means, log_scales, angles, opacities]
-    emulator.call("project_image", [*inputs, got_radii, got_conics, None, None, None], numbers, cutoff)
+    conics, peaks, radii = torch.ops.splat.project_image(*inputs, width, height, 1 / 255, dilation)
+    got_conics, got_peaks, got_radii = (torch.full_like(t, torch.nan) for t in (conics, peaks, radii.float()))
+    got_radii = got_radii.int()
+    numbers, reals = (count, width, height), (ctypes.c_float * 2)(1 / 255, dilation)
+    emulator.call("project_image", [*inputs, got_radii, got_conics, got_peaks, *[None] * 5], numbers, reals)
     torch.testing.assert_close(got_conics, conics, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got_peaks, peaks, rtol=1e-5, atol=1e-6)
     assert (got_radii - radii).abs().max() <= 1  # ceil of two roundings
-    v = torch.randn(conics.shape, generator=g)
-    wanted = torch.ops.splat.project_image_backward(log_scales, angles, radii, v)
-    got = [torch.full_like(log_scales, torch.nan), torch.full_like(angles, torch.nan)]
-    emulator.call("project_image", [*inputs, radii, got_conics, v, *got], numbers, cutoff)
+    v, v_peaks = torch.randn(conics.shape, generator=g), torch.randn(peaks.shape, generator=g)
+    wanted = torch.ops.splat.project_image_backward(*inputs[1:], dilation, radii, v, v_peaks)
+    got = [torch.full_like(t, torch.nan) for t in inputs[1:]]
+    emulator.call("project_image", [*inputs, radii, None, None, v, v_peaks, *got], numbers, reals)
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

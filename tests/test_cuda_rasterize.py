@@ -94,14 +94,16 @@ def test_sums_by_splat(emulator: Emulator, channels: int, absgrad: bool) -> None
     check(emulator, (40, 21), 60, channels, RasterizeOptions(absgrad=absgrad), by_splat=True)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_least_squares_is_the_cpus(emulator: Emulator, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "weighted"), [(1, 0), (3, 0), (5, 0), (3, 1), (3, 3)])
+def test_least_squares_is_the_cpus(emulator: Emulator, channels: int, weighted: int) -> None:
     splats, colors, tiles, _ = scene((41, 21), 60, channels, cameras=1)
-    target = to_tiles(torch.rand(21, 41, channels, generator=torch.Generator().manual_seed(2)))
-    wanted = rasterize_l2(splats, colors, tiles, target)
+    g = torch.Generator().manual_seed(2)
+    target = to_tiles(torch.rand(21, 41, channels, generator=g))
+    weights = to_tiles(torch.rand(21, 41, weighted, generator=g)) if weighted else None
+    wanted = rasterize_l2(splats, colors, tiles, target, weight_tiles=weights)
     options = RasterizeOptions(blend="sum")
     drawn = emulator.forward(splats, colors, tiles, None, options)
-    residual, errors, v_image = emulator.residual(colors, tiles, drawn, target)
+    residual, errors, v_image = emulator.residual(colors, tiles, drawn, target, weights)
     torch.testing.assert_close(residual, wanted.residual, rtol=1e-5, atol=2e-5)
     assert errors.sum(0).tolist() == pytest.approx([wanted.squared_error, wanted.clamped_error], rel=1e-5)
     v = emulator.backward(splats, colors, tiles, None, options, drawn, v_image, None)

@@ -291,7 +291,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Tensors]] = {
     "rasterize_l2": (
         partial(draw, rasterize_l2),
         {k: v for k, v in DRAWING.items() if k not in ("depths", "radii")}  # which it does not look at
-        | {"target_tiles": to_tiles(torch.zeros(16, 20, 3))},
+        | {name: to_tiles(torch.zeros(16, 20, 3)) for name in ("target_tiles", "weight_tiles")},
     ),
     "render": (draw_scene, GAUSSIANS),
     "rasterization": (

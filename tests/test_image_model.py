@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from splat.core.project_image import project_image
 from splat.core.rasterize import RasterizeOptions
 from splat.core.rasterize_l2 import from_tiles, to_tiles
 from splat.image.draw import rasterize_image
+from splat.image.init import gaussian_blur
 from splat.image.model import ImageGaussians
 from splat.image.solve import ColorSystem, solve_colors
 
@@ -40,13 +46,33 @@ def test_axes_and_covariances_draw_the_same_picture() -> None:
     torch.testing.assert_close(by_axes, by_covariance, rtol=1e-4, atol=1e-5)
 
 
-def test_query_at_the_pixel_centres_is_the_render() -> None:
-    model = make_model()
+@pytest.mark.parametrize("how", [{}, {"dilation": 0.5}, {"blend": "topk", "topk": 3, "dilation": 0.1}])
+def test_query_at_the_pixel_centres_is_the_render(how: dict[str, Any]) -> None:
+    model = replace(make_model(), **how)
     y, x = torch.meshgrid(torch.arange(23) + 0.5, torch.arange(37) + 0.5, indexing="ij")
     values = model.query(torch.stack([x, y], -1).reshape(-1, 2)).reshape(23, 37, 3)
     # A weight within rounding of the cut-off 1/255 may fall on either side of it.
     assert (values - model.render()).abs().median() < 1e-6
-    torch.testing.assert_close(values, model.render(), rtol=0, atol=1 / 255)
+    if model.blend == "sum":
+        torch.testing.assert_close(values, model.render(), rtol=0, atol=1 / 255)
+
+
+def test_the_blend_and_the_dilation_change_the_picture() -> None:
+    model = make_model()
+    plain, topk = model.render(), replace(model, blend="topk", topk=3)
+    assert (replace(model, dilation=0.5).render() - plain).abs().max() > 0.05
+    coverage = rasterize_image(model.means, (model.log_scales, model.angles), model.colors, (37, 23))[1]
+    inside = coverage > 1
+    # Normalised: no pixel leaves the range of the colours.
+    assert topk.render()[inside].max() <= model.colors.max() and plain[inside].max() > model.colors.max()
+
+
+def test_a_dilation_is_of_the_drawn_pixels() -> None:
+    """At four times the size the small pixels are integrated over, and their means are the large ones."""
+    model = replace(make_model(), dilation=1 / 12)
+    large = F.avg_pool2d(model.render(scale=4.0).permute(2, 0, 1), 4).permute(1, 2, 0)
+    off = [(replace(model, dilation=d).render() - large).norm() for d in (1 / 12, 0.0)]
+    assert off[0] < 0.2 * off[1]
 
 
 def test_a_crop_is_part_of_the_whole_and_scale_samples_between() -> None:
@@ -61,13 +87,22 @@ def test_a_crop_is_part_of_the_whole_and_scale_samples_between() -> None:
 
 
 def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
-    model = make_model()
+    model = replace(make_model(), blend="topk", topk=7, dilation=1 / 12)
     model.save(tmp_path / "m.safetensors")
     again = ImageGaussians.load(tmp_path / "m.safetensors")
     for name in ("means", "log_scales", "angles", "colors"):
         assert torch.equal(getattr(model, name), getattr(again, name))
     assert (again.width, again.height, again.channels) == (37, 23, "RGB")
+    assert (again.blend, again.topk, again.dilation) == ("topk", 7, 1 / 12)
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("blend", "alpha"), ("topk", 0), ("dilation", -1.0), ("dilation", math.nan)]
+)
+def test_a_bad_field_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=field):
+        replace(make_model(), **{field: value})
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])
@@ -103,8 +138,8 @@ def test_render_and_gather_are_adjoint() -> None:
 
 
 @pytest.mark.parametrize("blend", ["sum", "topk", "alpha"])
-@pytest.mark.parametrize("by", ["axes", "covariance"])
-def test_gradients_agree_with_the_reference(blend: str, by: str) -> None:
+@pytest.mark.parametrize(("by", "dilation"), [("axes", 0.0), ("axes", 0.4), ("covariance", 0.0)])
+def test_gradients_agree_with_the_reference(blend: str, by: str, dilation: float) -> None:
     model = make_model(count=12, width=20, height=18)
     gradients = {}
     for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
@@ -127,6 +162,7 @@ def test_gradients_agree_with_the_reference(blend: str, by: str) -> None:
             (20, 18),
             blend=how,
             opacities=leaf["opacities"],
+            dilation=dilation,
             backend=backend,  # type: ignore[arg-type]
         )
         weights = torch.sin(torch.arange(image.numel(), dtype=torch.float64)).to(dtype).view_as(image)
@@ -138,10 +174,80 @@ def test_gradients_agree_with_the_reference(blend: str, by: str) -> None:
         assert (got - wanted).norm() <= 2e-4 * wanted.norm() + 1e-6, name
 
 
+def test_a_dilated_gaussian_is_the_blurred_one() -> None:
+    """Sigma + dilation I and the peak: the convolution of two Gaussians, sampled at the pixels."""
+    means, log_scales, angles = torch.tensor([[20.3, 17.8]]), torch.tensor([[2.0, 1.2]]), torch.tensor([0.7])
+    size, how = (41, 37), RasterizeOptions(blend="sum", cutoff=1e-6)
+    drawn = [
+        rasterize_image(means, (log_scales, angles), torch.ones(1, 1), size, blend=how, dilation=d)[0][..., 0]
+        for d in (0.0, 2.25)
+    ]
+    blurred = gaussian_blur(drawn[0][None], 1.5)[0]
+    torch.testing.assert_close(drawn[1], blurred, rtol=0, atol=2e-3)
+    assert (drawn[1] - drawn[0]).abs().max() > 0.1
+
+
+def test_a_pixels_square_is_what_a_small_gaussian_is_averaged_over() -> None:
+    means, log_scales, angles = torch.tensor([[20.6, 17.7]]), torch.tensor([[0.3, -0.7]]), torch.tensor([0.4])
+    fine, _ = rasterize_image(means * 8, (log_scales + math.log(8), angles), torch.ones(1, 1), (320, 320))
+    wanted = F.avg_pool2d(fine[..., 0][None], 8)[0]
+    off = [
+        rasterize_image(means, (log_scales, angles), torch.ones(1, 1), (40, 40), dilation=d)[0][..., 0] - wanted
+        for d in (0.0, 1 / 12)
+    ]
+    assert off[1].norm() < 0.25 * off[0].norm()
+
+
+def test_the_sum_over_the_picture_does_not_depend_on_the_dilation() -> None:
+    model = make_model()
+    how = {"width": 37, "height": 23}
+    # Widths of a tenth of a pixel and up: none so small that the compensation is at its floor.
+    for log_scales in (model.log_scales, model.log_scales - 2.5):
+        mass = []
+        for dilation in (0.0, 1 / 12, 0.5):
+            splats = project_image(model.means, log_scales, model.angles, dilation=dilation, **how)
+            a, b, c = splats.conics[0].double().unbind(-1)
+            mass.append(splats.opacities[0].double() / (a * c - b * b).sqrt())
+        torch.testing.assert_close(mass[1], mass[0], rtol=1e-3, atol=0)
+        torch.testing.assert_close(mass[2], mass[0], rtol=1e-3, atol=0)
+
+
+def test_tiny_and_huge_gaussians_stay_finite_under_a_dilation() -> None:
+    log_scales = torch.tensor([[-40.0, -40.0], [-40.0, 3.0], [-3.0, -40.0], [30.0, 30.0], [8.0, -5.0], [45.0, 0.0]])
+    leaves = [torch.full((6, 2), 10.3), log_scales.requires_grad_(True), torch.full((6,), 0.3, requires_grad=True)]
+    leaves[0].requires_grad_(True)
+    image, _ = rasterize_image(leaves[0], (leaves[1], leaves[2]), torch.ones(6, 3), (20, 20), dilation=1 / 12)
+    assert torch.isfinite(image).all() and float(image.detach().max()) > 0
+    image.square().sum().backward()
+    assert all(torch.isfinite(leaf.grad).all() for leaf in leaves)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dilation", [0.0, 0.3])
+def test_the_front_end_passes_gradcheck(dilation: float) -> None:
+    model = make_model(count=7)
+    means, shapes = model.means.double(), [model.log_scales.double() - 0.7, model.angles.double()]
+    leaves = [t.requires_grad_(True) for t in (*shapes, torch.linspace(0.2, 1, 7, dtype=torch.float64))]
+
+    def front(*leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        splats = project_image(means, *leaves, width=37, height=23, dilation=dilation)
+        return splats.conics, splats.opacities
+
+    assert torch.autograd.gradcheck(front, leaves)
+
+
+@pytest.mark.parametrize("dilation", [-0.1, float("nan"), float("inf")])
+def test_a_bad_dilation_is_named(dilation: float) -> None:
+    model = make_model()
+    with pytest.raises(ValueError, match="dilation must be at least 0 and finite"):
+        project_image(model.means, model.log_scales, model.angles, width=9, height=9, dilation=dilation)
+    with pytest.raises(ValueError, match="dilation needs"):
+        rasterize_image(model.means, covariances_of(model), model.colors, (9, 9), dilation=0.1)
+
+
 def test_the_ops_of_the_fit_follow_torchs_rules() -> None:
     model = make_model(count=6)
     leaves = [model.means, model.log_scales.requires_grad_(True), model.angles.requires_grad_(True), torch.ones(6)]
-    torch.library.opcheck(torch.ops.splat.project_image.default, (*leaves, 37, 23, 1 / 255))
+    torch.library.opcheck(torch.ops.splat.project_image.default, (*leaves, 37, 23, 1 / 255, 0.1))
     state = [torch.rand(6, 2) for _ in range(4)]
     steps = torch.ones(6, dtype=torch.int32)
     torch.library.opcheck(torch.ops.splat.adam.default, (*state, steps, 0.1, 0.9, 0.99, 1e-15))

@@ -10,10 +10,13 @@ namespace {
 
 constexpr int64_t kKeptEntries = 2048;  // weights are kept for tiles with at most this many entries (1 KiB each)
 
-// residual = target - image, dL/dimage = -residual; 0 outside the picture. errors: see L2Params.
-SPLAT_HD void residual_of_tile(const RasterizeParams& p, const TilePlace& place, const float* color, const float* target,
-                               float* residual, float* v_color, double* errors) {
+// What L2Params says of tile number `index`, and dL/dimage = -residual; 0 outside the picture.
+SPLAT_HD void residual_of_tile(const RasterizeParams& p, const TilePlace& place, int64_t index, const float* color,
+                               const L2Params& l2, float* v_color) {
   const Lanes columns(float(p.grid.width - place.x0)), rows(float(p.grid.height - place.y0));
+  const float* target = l2.target + index * p.channels * kPixels;
+  float* residual = l2.residual + index * p.channels * kPixels;
+  double* errors = l2.squared_errors + 2 * index;
   errors[0] = errors[1] = 0.0;
   for (int d = 0; d < p.channels; ++d) {
     Lanes squares(0.0f), clamped_squares(0.0f);
@@ -21,12 +24,13 @@ SPLAT_HD void residual_of_tile(const RasterizeParams& p, const TilePlace& place,
       const int pixel = i & (kPixels - 1);
       const Mask inside = (load(kCentres.x + pixel) < columns) & (load(kCentres.y + pixel) < rows);
       const Lanes c = load(color + i), wanted = load(target + i);
-      const Lanes r = keep(inside, wanted - c);
+      const Lanes weight = l2.weights ? load(l2.weights + l2.weight_at(index, d, pixel)) : Lanes(1.0f);
+      const Lanes error = keep(inside, wanted - c), r = weight * error;
       const Lanes clamped = keep(inside, wanted - minimum(maximum(c, Lanes(0.0f)), Lanes(1.0f)));
       store(residual + i, r);
       store(v_color + i, -r);
-      squares += r * r;
-      clamped_squares += clamped * clamped;
+      squares += r * error;
+      clamped_squares += weight * clamped * clamped;
     }
     for (int i = 0; i < kLanes; ++i) errors[0] += double(squares.v[i]), errors[1] += double(clamped_squares.v[i]);
   }
@@ -60,8 +64,7 @@ void fit_step(const RasterizeParams& p, const RasterizeGrads& g, const L2Params&
         blend_tile<Blend::kSum, kFixed, true>(p, splats.data, place, forward, kept);
       else
         blend_tile<Blend::kSum, kFixed>(p, splats.data, place, forward);
-      const int64_t at = i * p.channels * kPixels;
-      residual_of_tile(p, place, color, l2.target + at, l2.residual + at, v_color, l2.squared_errors + 2 * i);
+      residual_of_tile(p, place, i, color, l2, v_color);
       order_free_tile_vjp<Blend::kSum, kFixed, false>(p, splats.data, place, backward, keep_weights ? kept.data : nullptr,
                                                       sums, records);
     }

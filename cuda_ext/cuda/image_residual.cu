@@ -32,11 +32,12 @@ __global__ void __launch_bounds__(256) residual_tiles(RasterizeParams p, L2Param
   for (int d = 0; d < p.channels; ++d) {
     const int64_t tiled = (index * p.channels + d) * kPixels + t;
     const float value = inside ? p.image[at + d] : 0.0f, target = l2.target[tiled];
-    const float residual = inside ? target - value : 0.0f;
+    const float weight = l2.weights ? l2.weights[l2.weight_at(index, d, t)] : 1.0f;
+    const float error = inside ? target - value : 0.0f, residual = weight * error;
     const float off = inside ? target - minimum(maximum(value, 0.0f), 1.0f) : 0.0f;
     l2.residual[tiled] = residual;
-    squared += double(residual) * residual;
-    clamped += double(off) * off;
+    squared += double(residual) * error;
+    clamped += double(weight) * off * off;
     if (inside) v_image[at + d] = -residual;
   }
   squared = block_sum(squared);

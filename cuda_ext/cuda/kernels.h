@@ -64,7 +64,7 @@ SPLAT_CUDA_API void rasterize_backward(const RasterizeParams& p, const Rasterize
 // alpha: the partial pictures of the tiles that are split, once more for the backward pass; no other tile is drawn.
 void part_pictures(const RasterizeParams& p, const Splat2D* splats, const Work& work, cudaStream_t stream);
 
-// Blend sum against a target: residual and squared errors. image: [C, H, W, D]; v_image: [C, H, W, D], image - target.
+// Blend sum against a target: residual and squared errors. image: [C, H, W, D]; v_image: [C, H, W, D], -residual.
 SPLAT_CUDA_API void image_residual(const RasterizeParams& p, const L2Params& l2, float* v_image, cudaStream_t stream);
 
 }  // namespace splat::cuda

@@ -6,8 +6,9 @@
 namespace splat {
 namespace {
 
-std::tuple<Tensor, Tensor> project_image(const Tensor& means_in, const Tensor& log_scales_in, const Tensor& angles_in,
-                                         const Tensor& opacities_in, int64_t width, int64_t height, double cutoff) {
+std::tuple<Tensor, Tensor, Tensor> project_image(const Tensor& means_in, const Tensor& log_scales_in,
+                                                 const Tensor& angles_in, const Tensor& opacities_in, int64_t width,
+                                                 int64_t height, double cutoff, double dilation) {
   check_shape(means_in, "means", {-1, 2}, "[N, 2]");
   const int64_t N = means_in.size(0);
   check_shape(log_scales_in, "log_scales", {N, 2}, "[N, 2]");
@@ -20,30 +21,50 @@ std::tuple<Tensor, Tensor> project_image(const Tensor& means_in, const Tensor& l
   const Tensor opacities = dense(opacities_in);
   Tensor radii = torch::stable::new_empty(means, {1, N, 2}, ScalarType::Int);
   Tensor conics = torch::stable::new_empty(means, {1, N, 3});
-  const ProjectImageParams p{in<float>(means),           in<float>(log_scales),
-                             in<float>(angles),          in<float>(opacities),
-                             N,                          {static_cast<int32_t>(width), static_cast<int32_t>(height)},
-                             static_cast<float>(cutoff), out<int32_t>(radii),
-                             out<float>(conics)};
+  Tensor opacities2d = torch::stable::new_empty(means, {1, N});
+  const ProjectImageParams p{in<float>(means),
+                             in<float>(log_scales),
+                             in<float>(angles),
+                             in<float>(opacities),
+                             N,
+                             {static_cast<int32_t>(width), static_cast<int32_t>(height)},
+                             static_cast<float>(cutoff),
+                             static_cast<float>(dilation),
+                             out<int32_t>(radii),
+                             out<float>(conics),
+                             out<float>(opacities2d)};
   run_where(
       means, [&] { cpu::kernels().project_image(p); }, [&](CudaCall& call) { cuda::project_image(p, call.stream); });
-  return {conics, radii};
+  return {conics, opacities2d, radii};
 }
 
-std::tuple<Tensor, Tensor> project_image_backward(const Tensor& log_scales_in, const Tensor& angles_in,
-                                                  const Tensor& radii_in, const Tensor& v_conics_in) {
+std::tuple<Tensor, Tensor, Tensor> project_image_backward(const Tensor& log_scales_in, const Tensor& angles_in,
+                                                          const Tensor& opacities_in, double dilation,
+                                                          const Tensor& radii_in, const Tensor& v_conics_in,
+                                                          const Tensor& v_opacities2d_in) {
   const int64_t N = log_scales_in.size(0);
   check_shape(v_conics_in, "v_conics", {1, N, 3}, "[1, N, 3]");
-  const Tensor log_scales = dense(log_scales_in), angles = dense(angles_in), radii = dense(radii_in);
-  const Tensor v_conics = dense(v_conics_in);
+  check_shape(v_opacities2d_in, "v_opacities2d", {1, N}, "[1, N]");
+  const Tensor log_scales = dense(log_scales_in), angles = dense(angles_in), opacities = dense(opacities_in);
+  const Tensor radii = dense(radii_in), v_conics = dense(v_conics_in), v_opacities2d = dense(v_opacities2d_in);
   Tensor v_log_scales = torch::stable::new_empty(log_scales, {N, 2});
   Tensor v_angles = torch::stable::new_empty(log_scales, {N});
-  const ProjectImageGrads g{in<float>(log_scales),    in<float>(angles),   in<int32_t>(radii), in<float>(v_conics), N,
-                            out<float>(v_log_scales), out<float>(v_angles)};
+  Tensor v_opacities = torch::stable::new_empty(log_scales, {N});
+  const ProjectImageGrads g{in<float>(log_scales),
+                            in<float>(angles),
+                            in<float>(opacities),
+                            in<int32_t>(radii),
+                            in<float>(v_conics),
+                            in<float>(v_opacities2d),
+                            N,
+                            static_cast<float>(dilation),
+                            out<float>(v_log_scales),
+                            out<float>(v_angles),
+                            out<float>(v_opacities)};
   run_where(
       log_scales, [&] { cpu::kernels().project_image_backward(g); },
       [&](CudaCall& call) { cuda::project_image_backward(g, call.stream); });
-  return {v_log_scales, v_angles};
+  return {v_log_scales, v_angles, v_opacities};
 }
 
 void adam(Tensor param, const Tensor& grad_in, Tensor exp_avg, Tensor exp_avg_sq, const Tensor& steps,

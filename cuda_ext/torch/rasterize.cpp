@@ -163,8 +163,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_backward(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const Tensor& tile_offsets, const Tensor& entries, const Tensor& masks, const Tensor& splat_offsets,
-    const Tensor& slots, int64_t width, int64_t height, double cutoff, bool by_splat,
-    const Tensor& target_in) {
+    const Tensor& slots, int64_t width, int64_t height, double cutoff, bool by_splat, const Tensor& target_in,
+    const OptTensor& weights_in) {
   const auto sum = static_cast<int64_t>(Blend::kSum);
   const Inputs inputs = gather_inputs(means2d, conics, opacities, colors, std::nullopt, tile_offsets, entries, masks,
                                       splat_offsets, slots, sum, 1);
@@ -173,11 +173,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_l2(
   check_shape(target_in, "target_tiles", {tiles, inputs.D, kTile * kTile}, "[C * tiles, D, 256]");
   check_float32(target_in, "target_tiles");
   const Tensor target = dense(target_in);
+  const int64_t weight_channels = weights_in && weights_in->dim() == 3 && weights_in->size(1) == 1 ? 1 : inputs.D;
+  if (weights_in) {
+    check_shape(*weights_in, "weight_tiles", {tiles, weight_channels, kTile * kTile}, "[C * tiles, 1 or D, 256]");
+    check_float32(*weights_in, "weight_tiles");
+  }
+  const OptTensor weights = weights_in ? OptTensor(dense(*weights_in)) : std::nullopt;
   Tensor residual = torch::stable::new_empty(target, {tiles, inputs.D, kTile * kTile});
   Tensor squared_errors = torch::stable::new_empty(target, {tiles, 2}, ScalarType::Double);
   Gradients v(inputs, false);
   RasterizeGrads g = v.pointers(nullptr, nullptr, false);
-  const L2Params l2{in<float>(target), out<float>(residual), out<double>(squared_errors)};
+  const L2Params l2{in<float>(target), weights ? in<float>(*weights) : nullptr, static_cast<int32_t>(weight_channels),
+                    out<float>(residual), out<double>(squared_errors)};
   run_where(
       inputs.means2d, [&] { cpu::kernels().rasterize_l2(p, g, l2); },
       [&](CudaCall& call) {  // the picture and dL/dpicture stay in the GPU's cache between the passes

@@ -25,14 +25,15 @@ STABLE_TORCH_LIBRARY(splat, m) {
   m.def(
       "sh_backward(Tensor means, Tensor viewmats, Tensor sh0, Tensor shN, Tensor radii, int degree, Tensor colors, "
       "Tensor v_colors) -> (Tensor, Tensor, Tensor, Tensor)");
-  // means [N,2] pixels, log_scales [N,2] log pixels, angles [N] radians, opacities [N]
-  // -> conics [1,N,3], radii int32 [1,N,2]
+  // means [N,2] pixels, log_scales [N,2] log pixels, angles [N] radians, opacities [N], dilation pixels^2
+  // -> conics [1,N,3], opacities2d [1,N], radii int32 [1,N,2]
   m.def(
       "project_image(Tensor means, Tensor log_scales, Tensor angles, Tensor opacities, int width, int height, "
-      "float cutoff) -> (Tensor, Tensor)");
-  // -> v_log_scales, v_angles
+      "float cutoff, float dilation) -> (Tensor, Tensor, Tensor)");
+  // -> v_log_scales, v_angles, v_opacities
   m.def(
-      "project_image_backward(Tensor log_scales, Tensor angles, Tensor radii, Tensor v_conics) -> (Tensor, Tensor)");
+      "project_image_backward(Tensor log_scales, Tensor angles, Tensor opacities, float dilation, Tensor radii, "
+      "Tensor v_conics, Tensor v_opacities2d) -> (Tensor, Tensor, Tensor)");
 
   // Splats2D -> TileLists. depths [C,N] may be absent (order-free); ids int64 [N] break ties of depth; a splat whose
   // colour (colors [C,N,D]) is not finite is left out.
@@ -61,13 +62,15 @@ STABLE_TORCH_LIBRARY(splat, m) {
       "int blend, int topk, float cutoff, bool by_splat, Tensor image, Tensor last, Tensor norm, Tensor? v_image, "
       "Tensor? v_alphas, bool absgrad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
-  // Blend sum and L = |image - target|^2 / 2 in one pass. target_tiles [C*tiles,D,256]: in the tiles' pixel order
-  // -> residual_tiles [C*tiles,D,256] = target - image, squared_errors float64 [C*tiles,2] (of the image; of
-  //    the image clamped to 0..1), v_means2d, v_conics, v_opacities, v_colors
+  // Blend sum and L = sum of weight (target - image)^2 / 2 in one pass. target_tiles [C*tiles,D,256]: in the tiles' pixel
+  // order; weight_tiles [C*tiles,1 or D,256], absent: 1
+  // -> residual_tiles [C*tiles,D,256] = weight (target - image), squared_errors float64 [C*tiles,2] (weighted; of the
+  //    image, and of the image clamped to 0..1), v_means2d, v_conics, v_opacities, v_colors
   m.def(
       "rasterize_l2(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor tile_offsets, "
       "Tensor entries, Tensor masks, Tensor splat_offsets, Tensor slots, int width, int height, float cutoff, "
-      "bool by_splat, Tensor target_tiles) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bool by_splat, Tensor target_tiles, Tensor? weight_tiles) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // Loss. image, target [B,H,W,D] -> [2] = (mean |image - target|, mean SSIM); valid: crop the border of 5 pixels.
   m.def("l1_ssim(Tensor image, Tensor target, bool valid) -> Tensor");

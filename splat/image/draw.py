@@ -38,6 +38,7 @@ def rasterize_image(
     opacities: Tensor | None = None,
     depths: Tensor | None = None,
     background: Tensor | None = None,
+    dilation: float = 0.0,
     room: ListRoom | None = None,
     backend: Backend | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -53,6 +54,8 @@ def rasterize_image(
         opacities: [N] peak weights (default 1).
         depths: [N], drawing order of blend "alpha", small first (default: by index).
         background: [D], what shows where the Gaussians are transparent.
+        dilation: pixels^2 that the covariances grow by, the peaks falling in turn (see `project_image`); for shapes
+            given by axes. 1/12 stands for the average over a pixel's square.
         room: lengths of the tile lists, with which nothing waits for a GPU (see `bin_splats`); nothing is drawn where
             they do not suffice.
 
@@ -69,6 +72,8 @@ def rasterize_image(
     axes = isinstance(shapes, tuple | list)
     if axes and len(shapes) != 2:
         raise ValueError(f"shapes must be covariances or the pair (log_scales, angles), got {len(shapes)} values")
+    if dilation and not axes:
+        raise ValueError("dilation needs shapes given as (log_scales, angles); add it to covariances yourself")
     check = Arguments()
     check.floats("means", means, "N", 2)
     if axes:
@@ -94,7 +99,16 @@ def rasterize_image(
         splats = _from_covariances(means, shapes, opacities)
     else:
         cutoff = min(options.cutoff, ALPHA_MIN)
-        splats = project_image(means, *shapes, opacities, width=width, height=height, cutoff=cutoff, backend=backend)
+        splats = project_image(
+            means,
+            *shapes,
+            opacities,
+            width=width,
+            height=height,
+            cutoff=cutoff,
+            dilation=dilation,
+            backend=backend,
+        )
     if depths is not None:
         splats = replace(splats, depths=depths[None])
     ordered = options.blend == "alpha"

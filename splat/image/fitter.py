@@ -144,8 +144,9 @@ class Fit:
 
     def model(self) -> ImageGaussians:
         """A copy of the present state."""
-        tensors = {name: p.clone() for name, p in self.optimizer.params.items()}
-        return ImageGaussians(**tensors, width=self.width, height=self.height, channels=self.channels)
+        p = self.optimizer.params
+        means, log_scales, angles, colors = (p[name].clone() for name in ("means", "log_scales", "angles", "colors"))
+        return ImageGaussians(means, log_scales, angles, colors, self.width, self.height, self.channels)
 
 
 @dataclass(frozen=True)

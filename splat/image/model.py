@@ -14,9 +14,11 @@ from torch import Tensor
 from splat.core.binning import ALPHA_MIN
 from splat.core.checks import Arguments, check_size
 from splat.core.ops import Backend
-from splat.core.project_image import project_image
-from splat.core.reference.rasterize import splat_weights
+from splat.core.project_image import check_dilation
+from splat.core.rasterize import RasterizeOptions
+from splat.core.reference.rasterize import order_free, splat_weights
 from splat.files import load_tensors, save_tensors
+from splat.image.canvas import Canvas, OrderFree, order_free_options
 from splat.image.draw import rasterize_image
 from splat.image.picture import CHANNEL_COUNT, Channels
 
@@ -29,8 +31,10 @@ _TENSORS = ("means", "log_scales", "angles", "colors")
 
 @dataclass(frozen=True)
 class ImageGaussians:
-    """N 2D Gaussians whose weighted sum is a picture: I(p) = sum_n colors_n exp(-d^T Sigma_n^-1 d / 2), d = p - means_n
-    (GaussianImage, Zhang et al. 2024, eq. 6). Values are sRGB in 0..1; a render may leave that range slightly."""
+    """N 2D Gaussians whose weighted sum is a picture: I(p) = sum_n colors_n w_n, w_n = exp(-d^T Sigma_n^-1 d / 2),
+    d = p - means_n (GaussianImage, Zhang et al. 2024, eq. 6); with blend topk the sum over the largest w_n at p,
+    divided by the sum of these (Image-GS, Zhang et al. 2025). Values are sRGB in 0..1; a render may leave
+    that range slightly."""
 
     means: Tensor
     """[N, 2] pixels of the fitted picture, x right, y down; the centre of the first pixel is 0.5."""
@@ -45,6 +49,13 @@ class ImageGaussians:
     height: int
     channels: Channels = "RGB"
     """What the D channels are: L, RGB or RGBA."""
+    blend: OrderFree = "sum"
+    """The compositor, see `splat.RasterizeOptions`."""
+    topk: int = 10
+    """Gaussians per pixel that count, for blend topk."""
+    dilation: float = 0.0
+    """Pixels^2 of the drawn picture, whatever its size, that the covariances grow by (`project_image`). 1/12 draws the
+    mean over a pixel's square: the model stands for the picture before it was cut into pixels."""
 
     def __post_init__(self) -> None:
         check = Arguments()
@@ -55,6 +66,13 @@ class ImageGaussians:
             raise ValueError(f"channels must be one of {', '.join(CHANNEL_COUNT)}, got {self.channels!r}")
         check.floats("colors", self.colors, "N", CHANNEL_COUNT[self.channels])
         check_size(self.width, self.height)
+        check_dilation(self.dilation)
+        order_free_options(self.blend, self.topk)
+
+    @property
+    def options(self) -> RasterizeOptions:
+        """How the Gaussians become pixels."""
+        return order_free_options(self.blend, self.topk)
 
     def __len__(self) -> int:
         return self.means.shape[0]
@@ -128,24 +146,36 @@ class ImageGaussians:
             model = replace(self, means=self.means - shift)
         if factor_x != 1.0 or factor_y != 1.0:
             model = model.scaled(factor_x, factor_y)
-        shapes = (model.log_scales, model.angles)
-        return rasterize_image(model.means, shapes, model.colors, (out_width, out_height), backend=backend)[0]
+        image, _ = rasterize_image(
+            model.means,
+            (model.log_scales, model.angles),
+            model.colors,
+            (out_width, out_height),
+            blend=self.options,
+            dilation=self.dilation,
+            backend=backend,
+        )
+        return image
 
     def query(self, points: Tensor) -> Tensor:
-        """Values [P, D] at points [P, 2] in model pixels, anywhere (no pixel grid)."""
+        """Values [P, D] at points [P, 2] in model pixels, anywhere (no pixel grid). With a dilation they are those of a
+        pixel of the fitted picture's size around each point."""
         check = Arguments()
         check.tensor("means", self.means, "N", 2)
         check.tensor("points", points, "P", 2)
-        splats = project_image(self.means, self.log_scales, self.angles, width=self.width, height=self.height)
+        canvas = Canvas(self.width, self.height, dilation=self.dilation)
+        splats = canvas.project(self.means, self.log_scales, self.angles)
+        topk = self.topk if self.blend == "topk" else None
         values = []
         for chunk in torch.split(points.to(self.means.dtype), max(1, 4_000_000 // max(1, len(self)))):
             weights = splat_weights(chunk, self.means, splats.conics[0], splats.opacities[0])
-            values.append(weights.where(weights >= ALPHA_MIN, 0.0) @ self.colors)
+            values.append(order_free(weights, self.colors, ALPHA_MIN, False, topk)[0])
         return torch.cat(values) if values else self.colors.new_zeros(0, self.colors.shape[1])
 
     def save(self, path: str | Path) -> None:
         """Writes the model as .safetensors (to a temporary name, then renamed)."""
         about = {"width": str(self.width), "height": str(self.height), "channels": self.channels}
+        about |= {"blend": self.blend, "topk": str(self.topk), "dilation": repr(float(self.dilation))}
         tensors = {name: getattr(self, name) for name in _TENSORS}
         save_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **about})
 
@@ -155,6 +185,13 @@ class ImageGaussians:
         tensors, about = load_tensors(path, _TENSORS, format=_FORMAT, version=_VERSION)
         try:
             width, height, channels = int(about["width"]), int(about["height"]), cast(Channels, about["channels"])
+            # Files from before these fields lack them.
+            blend, topk = cast(OrderFree, about.get("blend", "sum")), int(about.get("topk", "10"))
+            dilation = float(about.get("dilation", "0"))
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path}: its header lacks width, height or channels ({error})") from error
-        return cls(**tensors, width=width, height=height, channels=channels)
+            raise ValueError(f"{path}: its header lacks width, height or channels, or is damaged ({error})") from error
+        means, log_scales, angles, colors = (tensors[name] for name in _TENSORS)
+        try:
+            return cls(means, log_scales, angles, colors, width, height, channels, blend, topk, dilation)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -187,14 +187,15 @@ class Emulator:
         return grads if absolute is None else [*grads, absolute]
 
     def residual(
-        self, colors: Tensor, tiles: TileLists, forward: Forward, target_tiles: Tensor
+        self, colors: Tensor, tiles: TileLists, forward: Forward, target_tiles: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of one picture drawn with blend "sum": residual and squared errors as the op `rasterize_l2`, and v_image."""
         residual, errors = torch.full_like(target_tiles, torch.nan), torch.full((len(target_tiles), 2), torch.nan)
         errors, v_image = errors.double(), torch.full_like(forward.image, torch.nan)
         numbers = self._numbers(colors, tiles, RasterizeOptions(blend="sum"))
-        tensors = [*[None] * 10, *forward[:4], target_tiles, residual, errors, v_image]
-        self._library.emu_image_residual(self._pointers(tensors), numbers)
+        tensors = [*[None] * 10, *forward[:4], target_tiles, weights, residual, errors, v_image]
+        channels = 1 if weights is None else weights.shape[1]
+        self._library.emu_image_residual(self._pointers(tensors), numbers, channels)
         return residual, errors, v_image
 
     def project(self, inputs: Sequence[Tensor | None], how: Sequence[int], reals: Sequence[float]) -> list[Tensor]:

@@ -81,10 +81,11 @@ void emu_rasterize_backward(void* const* tensors, const int64_t* numbers, float 
   cuda::rasterize_backward(p, g, static_cast<Splat2D*>(splats), {sums, by_splat != 0}, work, nullptr);
 }
 
-// tensors as for emu_rasterize_forward, then target, residual, squared errors (both tiled), v_image.
-void emu_image_residual(void* const* t, const int64_t* numbers) {
+// tensors as for emu_rasterize_forward, then target, weights, residual, squared errors (all tiled), v_image.
+void emu_image_residual(void* const* t, const int64_t* numbers, int weight_channels) {
   const auto f = [&](int i) { return static_cast<float*>(t[i]); };
-  cuda::image_residual(params(t, numbers, 0.0f), {f(14), f(15), static_cast<double*>(t[16])}, f(17), nullptr);
+  const L2Params l2{f(14), f(15), weight_channels, f(16), static_cast<double*>(t[17])};
+  cuda::image_residual(params(t, numbers, 0.0f), l2, f(18), nullptr);
 }
 
 void emu_project(void* const* tensors, const int64_t* numbers, const float* reals) {
@@ -174,14 +175,16 @@ int64_t emu_ssim(void* const* t, const int64_t* n, int what) {
   return cuda::ssim_blocks(p);
 }
 
-// tensors: means, log_scales, angles, opacities, radii, conics, v_conics, v_log_scales, v_angles; numbers: N, W, H.
-void emu_project_image(void* const* t, const int64_t* n, float cutoff) {
+// tensors: means, log_scales, angles, opacities, radii, conics, opacities2d, then the gradients of conics, opacities2d,
+// log_scales, angles and opacities; numbers: N, W, H; reals: cutoff, dilation.
+void emu_project_image(void* const* t, const int64_t* n, const float* reals) {
   const auto f = [&](int i) { return static_cast<float*>(t[i]); };
   int32_t* radii = static_cast<int32_t*>(t[4]);
-  if (t[6] == nullptr)
-    cuda::project_image({f(0), f(1), f(2), f(3), n[0], {int32_t(n[1]), int32_t(n[2])}, cutoff, radii, f(5)}, nullptr);
+  const TileGrid grid{int32_t(n[1]), int32_t(n[2])};
+  if (t[7] == nullptr)
+    cuda::project_image({f(0), f(1), f(2), f(3), n[0], grid, reals[0], reals[1], radii, f(5), f(6)}, nullptr);
   else
-    cuda::project_image_backward({f(1), f(2), radii, f(6), n[0], f(7), f(8)}, nullptr);
+    cuda::project_image_backward({f(1), f(2), f(3), radii, f(7), f(8), n[0], reals[1], f(9), f(10), f(11)}, nullptr);
 }
 
 // tensors: param, grad, exp_avg, exp_avg_sq, steps; numbers: rows, columns; reals: rate, beta1, beta2, epsilon.

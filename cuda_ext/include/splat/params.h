@@ -62,11 +62,18 @@ struct RasterizeGrads {
   float* v_means2d_abs;   // [S, 2] or null
 };
 
-// Least-squares fit of order-free splats. "Tiled": a tile's values together, in the order of its pixels (cpu/tile.h).
+// Weighted least-squares fit of order-free splats. "Tiled": a tile's values together, in the order of its pixels
+// (cpu/tile.h).
 struct L2Params {
-  const float* target;     // [C * tiles, D, 256] tiled
-  float* residual;         // [C * tiles, D, 256] tiled, target - image
-  double* squared_errors;  // [C * tiles, 2] sums of the squared residuals, and of those to the image clamped to 0..1
+  const float* target;      // [C * tiles, D, 256] tiled
+  const float* weights;     // [C * tiles, weight_channels, 256] tiled, or null: 1
+  int32_t weight_channels;  // D, or 1 for all channels alike
+  float* residual;          // [C * tiles, D, 256] tiled, weight * (target - image), which is -dL/dimage
+  double* squared_errors;   // [C * tiles, 2] weighted sums of the squared errors of the image, and of it clamped to 0..1
+  // Where the weight of a pixel's channel lies. tile: number of the tile; pixel: its place in it.
+  SPLAT_HD int64_t weight_at(int64_t tile, int channel, int pixel) const {
+    return (tile * weight_channels + (weight_channels > 1 ? channel : 0)) * (kTile * kTile) + pixel;
+  }
 };
 
 // Numbers of dL/d(camera): 12 of the view matrix (rows of [R t]), then fx, fy, cx, cy.
@@ -138,18 +145,23 @@ struct ProjectImageParams {
   const float* opacities;   // [N]
   int64_t count;
   TileGrid grid;
-  float cutoff;
-  int32_t* radii;  // [N, 2]
-  float* conics;   // [N, 3]
+  float cutoff, dilation;
+  int32_t* radii;      // [N, 2]
+  float* conics;       // [N, 3]
+  float* opacities2d;  // [N] dimmed by the dilation; 0 where the conic is 0
 };
 struct ProjectImageGrads {
-  const float* log_scales;  // [N, 2]
-  const float* angles;      // [N]
-  const int32_t* radii;     // [N, 2]
-  const float* v_conics;    // [N, 3]
+  const float* log_scales;     // [N, 2]
+  const float* angles;         // [N]
+  const float* opacities;      // [N]
+  const int32_t* radii;        // [N, 2]
+  const float* v_conics;       // [N, 3]
+  const float* v_opacities2d;  // [N]
   int64_t count;
+  float dilation;
   float* v_log_scales;  // [N, 2]
   float* v_angles;      // [N]
+  float* v_opacities;   // [N]
 };
 
 // L1 and SSIM of image pairs [B, H, W, D].

@@ -47,9 +47,10 @@ def _alpha(raw: Tensor, colors: Tensor, cutoff: float, smooth: bool) -> tuple[Te
     return (alpha * before) @ colors, 1 - behind, behind
 
 
-def _order_free(
+def order_free(
     raw: Tensor, colors: Tensor, cutoff: float, smooth: bool, topk: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, alpha and the weight of what lies behind, for [P, M] weights; topk: None for blend sum."""
     weights = raw * _cut(raw, cutoff, smooth)
     if topk is None:
         return weights @ colors, weights.sum(1), raw.new_ones(raw.shape[0])
@@ -99,7 +100,7 @@ def rasterize(
                     image, alpha, behind = _alpha(raw, flat[3][chosen], cutoff, smooth_cutoff)
                 else:
                     kept = topk if blend == "topk" else None
-                    image, alpha, behind = _order_free(raw, flat[3][chosen], cutoff, smooth_cutoff, kept)
+                    image, alpha, behind = order_free(raw, flat[3][chosen], cutoff, smooth_cutoff, kept)
                 if backgrounds is not None:
                     image = image + behind[:, None] * backgrounds[camera]
                 row.append(image.view(h, w, channels))
