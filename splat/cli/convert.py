@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+
+from splat.cli.peers import PeerArguments
 
 
 @dataclass
@@ -21,6 +23,10 @@ class Convert:
       splat convert scene.ply scene.spz
 
       splat convert scene.ply scene.sog --sh-degree 1
+
+      splat convert gaussian_model.pth.tar model.safetensors --width 768 --height 512    # a fitted picture
+
+      splat convert model.safetensors ckpt_step-0.pt --to image-gs
     """
 
     source: tyro.conf.Positional[Path]
@@ -36,8 +42,12 @@ class Convert:
     normals: bool = True
     """Write a .ply file's nx ny nz (zeros), which some readers want."""
 
+    peer: tyro.conf.OmitArgPrefixes[PeerArguments] = field(default_factory=PeerArguments)
+
     def run(self) -> int:
         """Reads, writes and says what became of it."""
+        if self.peer.concerns(self.source):
+            return self.peer.convert(self.source, self.target)
         from splat.io import format_of, format_to_write, load_gaussians, save_gaussians
         from splat.io.describe import size_of
 
