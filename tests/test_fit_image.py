@@ -16,10 +16,14 @@ from splat.image.fitter import Fit, FitProgress
 from splat.image.grow import SPACING, best_births, removal_cost
 from splat.image.init import initial_shapes, sample_positions, structure_tensor
 from splat.image.model import ImageGaussians
+from splat.image.objective import Objective
 from splat.image.picture import read_picture
 from splat.image.solve import ColorSystem
 
 PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim23.png"
+
+
+SHAPES = {"means": (2,), "log_scales": (2,), "angles": (), "colors": (3,)}
 
 
 def crop(size: int = 96) -> torch.Tensor:
@@ -175,16 +179,17 @@ def test_new_gaussians_lie_along_the_edge() -> None:
 
 def test_the_removal_cost_is_the_rise_of_the_squared_error() -> None:
     photo = crop(64)
-    fit = Fit(photo, "RGB", structure_tensor(photo), 1200, seed=0)
+    objective = Objective.of(photo)
+    fit = Fit(objective, "RGB", structure_tensor(photo), 1200, seed=0)
     p = fit.optimizer.params
-    system = ColorSystem(p["means"], p["log_scales"], p["angles"], 64, 64)
-    step = system.step(p["colors"], fit.target_tiles)
-    cost = removal_cost(p["log_scales"], p["colors"], -step.v_colors[0])
+    system = objective.color_system(p)
+    step = system.step(p["colors"], objective.target_tiles)
+    cost = removal_cost(objective, p, step)
     inside = ((p["means"] > 14) & (p["means"] < 50)).all(-1) & (p["log_scales"].exp() < 4).all(-1)
     index = int(inside.nonzero()[0])
     without = p["colors"].clone()
     without[index] = 0
-    rise = system.step(without, fit.target_tiles).squared_error - step.squared_error
+    rise = system.step(without, objective.target_tiles).squared_error - step.squared_error
     assert float(cost[index]) == pytest.approx(rise, rel=0.05, abs=1e-3)
 
 
@@ -193,13 +198,16 @@ def test_births_land_on_the_largest_residuals_and_explain_them() -> None:
     residual[11:14, 32:35] = 1.0
     residual[29:32, 7:10] = -0.7
     structure = structure_tensor(torch.zeros(40, 50, 3))
-    born = best_births(to_tiles(residual), 2, 1.0, structure, torch.Generator().manual_seed(0))
+    objective = Objective.of(residual)
+    nothing = {name: torch.zeros(0, *shape) for name, shape in SHAPES.items()}
+    step, _ = objective.step(nothing)
+    born = best_births(objective, nothing, step, 2, 1.0, structure, torch.Generator().manual_seed(0))
     assert (born.shapes.means[0] - torch.tensor([33.5, 12.5])).abs().max() < SPACING
     assert (born.shapes.means[1] - torch.tensor([8.5, 30.5])).abs().max() < SPACING
     assert (born.colors[0] > 0).all() and (born.colors[1] < 0).all()
-    system = ColorSystem(born.shapes.means, born.shapes.log_scales, born.shapes.angles, 50, 40)
+    system = ColorSystem(objective.canvas, born.shapes.means, born.shapes.log_scales, born.shapes.angles)
     left = system.step(born.colors, to_tiles(residual)).squared_error
-    taken = float((born.colors.square().sum(-1) * system.energy).sum())
+    taken = float((born.colors.square() * system.energy).sum())
     # Not exact: energies are integrals, the squares are pixels.
     assert float(residual.square().sum()) - left == pytest.approx(taken, rel=0.2) and taken > 10
 

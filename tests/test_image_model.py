@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from splat.core.project_image import project_image
 from splat.core.rasterize import RasterizeOptions
 from splat.core.rasterize_l2 import from_tiles, to_tiles
+from splat.image.canvas import Canvas
 from splat.image.draw import rasterize_image
 from splat.image.init import gaussian_blur
 from splat.image.model import ImageGaussians
@@ -122,14 +123,14 @@ def test_a_bad_model_file_is_one_clear_error(tmp_path: Path, damage: str) -> Non
 
 def test_the_solve_recovers_the_colours_that_made_a_picture() -> None:
     model = make_model(count=25)
-    system = ColorSystem(model.means, model.log_scales, model.angles, 37, 23)
+    system = ColorSystem(Canvas(37, 23), model.means, model.log_scales, model.angles)
     solved = solve_colors(system, to_tiles(model.render()), torch.zeros(25, 3), iterations=200, ridge=0.0)
     torch.testing.assert_close(solved, model.colors, rtol=0, atol=2e-3)
 
 
 def test_render_and_gather_are_adjoint() -> None:
     model = make_model()
-    system = ColorSystem(model.means, model.log_scales, model.angles, 37, 23)
+    system = ColorSystem(Canvas(37, 23), model.means, model.log_scales, model.angles)
     g = torch.Generator().manual_seed(3)
     c, r = torch.randn(40, 3, generator=g), torch.randn(23, 37, 3, generator=g)
     render = -from_tiles(system.step(c, torch.zeros_like(to_tiles(r))).residual, 37, 23)

@@ -13,9 +13,12 @@ from torch import Tensor
 
 from splat.core.checks import check_int
 from splat.core.ops import one_torch_thread
+from splat.core.project_image import check_dilation
+from splat.image.canvas import OrderFree, order_free_options
 from splat.image.fitter import Clock, Fit, FitProgress, run_fit
 from splat.image.init import Structure, importance_of, structure_tensor
 from splat.image.model import ImageGaussians
+from splat.image.objective import Objective
 from splat.image.picture import Picture, read_picture
 from splat.metrics import MAX_PSNR
 from splat.stop import deferred_stop
@@ -42,6 +45,13 @@ class FitConfig:
     """Seconds to spend in all, instead of the preset's number of steps."""
     preset: Preset = "fast"
     """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
+    blend: OrderFree = "sum"
+    """How Gaussians become pixels: their sum (GaussianImage), or the mean of the `topk` strongest (Image-GS)."""
+    topk: int = 10
+    """Gaussians per pixel that count, for blend topk."""
+    dilation: float = 0.0
+    """Pixels^2 that every Gaussian grows by when it is drawn. 1/12 fits the means over the pixels' squares, which the
+    pixels of a photo are, so that the model is one for other sizes too (`ImageGaussians.dilation`)."""
     seed: int = 0
     """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
 
@@ -60,6 +70,8 @@ class FitConfig:
             raise ValueError("give n or target_psnr, not both: the PSNR follows from n, or n from the PSNR")
         if self.preset not in STEPS:
             raise ValueError(f"preset must be one of {', '.join(STEPS)}, got {self.preset!r}")
+        order_free_options(self.blend, self.topk)
+        check_dilation(self.dilation)
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class FitResult:
     seconds: dict[str, float]
     """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians)."""
     psnr: float
-    """Of the render clamped to 0..1, in dB, at most 100."""
+    """Of the render clamped to 0..1, in dB, at most 100; of the pixels by their weights, where these were given."""
     interrupted: bool = False
 
 
@@ -86,6 +98,7 @@ def auto_count(structure: Structure) -> int:
 def fit_image(
     image: Any,
     config: FitConfig = FitConfig(),
+    weights: Tensor | None = None,
     *,
     importance: Any = None,
     callback: Callable[[FitProgress], None] | None = None,
@@ -96,9 +109,10 @@ def fit_image(
         image: a path, a PIL image, or a numpy array or tensor [H, W] or [H, W, D] (uint8, uint16, or float in 0..1)
             with D = 1, 3 or 4 (RGBA is fitted premultiplied).
         config: how many Gaussians, how long.
+        weights: [H, W] or [H, W, D], at least 0: what the squared error of each pixel counts (only ratios matter).
         importance: a grey picture of the same size, read like `image`: where it is bright more of the Gaussians go (a
             saliency map, a painted region). They are placed by it, at the start and as the fit grows; the error that
-            is minimised stays the plain one.
+            is minimised does not change.
         callback: called after every step.
 
     Returns:
@@ -107,7 +121,7 @@ def fit_image(
 
     Raises:
         PictureError: the picture cannot be read or fitted.
-        ValueError: an importance of another size, or black.
+        ValueError: weights or an importance of another size; weights that are negative or all 0; a black importance.
     """
     picture, wanted = _read(image), None if importance is None else _read(importance)
     with one_torch_thread(), deferred_stop() as stop:
@@ -119,7 +133,8 @@ def fit_image(
             except KeyboardInterrupt:
                 stop.requested = True
 
-        return _Search(picture, wanted, config, Clock(config.time, report, lambda: stop.requested)).run()
+        clock = Clock(config.time, report, lambda: stop.requested)
+        return _Search(picture, config, clock, weights=weights, importance=wanted).run()
 
 
 def _read(image: Any) -> Picture:
@@ -129,13 +144,17 @@ def _read(image: Any) -> Picture:
 class _Search:
     """One fit, or the search for the number of Gaussians that reaches a PSNR."""
 
-    def __init__(self, picture: Picture, importance: Picture | None, config: FitConfig, clock: Clock) -> None:
-        self.target: Tensor = picture.pixels.float().contiguous()
+    def __init__(
+        self, picture: Picture, config: FitConfig, clock: Clock, *, weights: Tensor | None, importance: Picture | None
+    ) -> None:
+        target = picture.pixels.float().contiguous()
         self.channels, self.config, self.clock = picture.channels, config, clock
         began = perf_counter()
-        self.structure = structure_tensor(self.target)
+        options = order_free_options(config.blend, config.topk)
+        self.objective = Objective.of(target, weights, options=options, dilation=config.dilation)
+        self.structure = structure_tensor(target)
         if importance is not None:
-            height, width, _ = self.target.shape
+            height, width, _ = target.shape
             self.structure = replace(self.structure, importance=importance_of(importance.pixels, width, height))
         self.prepared = perf_counter() - began
         self.fits: list[Fit] = []
@@ -159,14 +178,15 @@ class _Search:
         return FitResult(fit.best[1], clock.history, seconds, fit.best[0], interrupted=clock.stopped())
 
     def _fit(self, n: int, until: float | None, steps: int | None = None) -> Fit:
-        fit = Fit(self.target, self.channels, self.structure, n, self.config.seed)
+        fit = Fit(self.objective, self.channels, self.structure, n, self.config.seed)
         run_fit(fit, self.clock, steps or STEPS[self.config.preset], until)
         self.fits.append(fit)
         return fit
 
     def _reach(self, target: float) -> None:
         """Pilots find about how many Gaussians it takes; then full runs, with more of them while they miss it."""
-        clock, limit, most = self.clock, self.config.time, self.target.shape[0] * self.target.shape[1]
+        clock, limit = self.clock, self.config.time
+        most = self.objective.canvas.width * self.objective.canvas.height
         wanted = target - (GAIN[self.config.preset] if limit is None else GAIN["fast"])
         n = max(1, auto_count(self.structure) // 4)
         tried: dict[int, float] = {}

@@ -6,19 +6,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from torch import Tensor
 
-from splat.core.binning import bin_splats
-from splat.core.project_image import project_image
-from splat.core.rasterize_l2 import L2Step, rasterize_l2, to_tiles
+from splat.core.rasterize_l2 import L2Step
+from splat.image.canvas import OrderFree
 from splat.image.grow import best_births, removal_cost
 from splat.image.init import Structure, initial_shapes
 from splat.image.model import ImageGaussians
+from splat.image.objective import Objective
 from splat.image.optimizer import LearningRates, ShapeOptimizer
 from splat.image.picture import Channels
-from splat.image.solve import ColorSystem, solve_colors
+from splat.image.solve import solve_colors
 from splat.metrics import MAX_PSNR, psnr_of_error
 
 SOLVE_EVERY = 50
@@ -62,19 +62,17 @@ class Schedule:
 class Fit:
     """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
 
-    def __init__(self, target: Tensor, channels: Channels, structure: Structure, total: int, seed: int) -> None:
+    def __init__(self, objective: Objective, channels: Channels, structure: Structure, total: int, seed: int) -> None:
         began = time.perf_counter()
-        self.target = target
-        self.target_tiles = to_tiles(target)
-        self.height, self.width, _ = target.shape
+        self.objective = objective
         self.channels = channels
         self.generator = torch.Generator().manual_seed(seed)
         self.structure = structure
         self.total = total
         self.schedule = Schedule()
-        self.typical = math.sqrt(self.height * self.width / (math.pi * total))
+        self.typical = math.sqrt(objective.canvas.height * objective.canvas.width / (math.pi * total))
         first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator)
-        colors = target.new_zeros(len(first.means), target.shape[2])
+        colors = first.means.new_zeros(len(first.means), objective.target_tiles.shape[1])
         shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
         self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical)
         self.psnr = 0.0
@@ -87,31 +85,24 @@ class Fit:
         return len(self.optimizer)
 
     def _take_psnr(self, clamped_error: float) -> None:
-        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.target.numel()))
+        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.objective.values))
 
     def solve(self, iterations: int) -> None:
         """Sets the colours to the best for the shapes."""
         began = time.perf_counter()
-        p = self.optimizer.params
-        system = ColorSystem(p["means"], p["log_scales"], p["angles"], self.width, self.height)
-        self.optimizer.set_colors(solve_colors(system, self.target_tiles, p["colors"], iterations))
-        self._take_psnr(system.step(self.optimizer.params["colors"], self.target_tiles).clamped_error)
+        params, target = self.optimizer.params, self.objective.target_tiles
+        system = self.objective.color_system(params)
+        self.optimizer.set_colors(solve_colors(system, target, params["colors"], iterations))
+        self._take_psnr(system.step(self.optimizer.params["colors"], target).clamped_error)
         self.seconds["solve"] += time.perf_counter() - began
 
     def advance(self, done: float) -> None:
         """One step at the point `done` (0..1) of the schedule."""
         began = time.perf_counter()
-        p = self.optimizer.params
-        shapes = [p[name].detach().requires_grad_(True) for name in ("means", "log_scales", "angles")]
-        splats = project_image(*shapes, width=self.width, height=self.height)
-        tiles = bin_splats(splats, width=self.width, height=self.height, depth_order=False)
-        # Not of the clamped picture: the colour solve minimises the same thing.
-        step = rasterize_l2(splats, p["colors"][None], tiles, self.target_tiles)
+        step, grads = self.objective.step(self.optimizer.params)
         self._take_psnr(step.clamped_error)
         if self.step % REPORT_EVERY == 0:
             self.keep_if_best()
-        front = torch.autograd.grad((splats.means2d, splats.conics), shapes, (step.v_means2d, step.v_conics))
-        grads = dict(zip(p, (*front, step.v_colors[0]), strict=True))
         self.optimizer.step(grads, self.schedule.rate(done))
         self._restructure(done, step)
         self.step += 1
@@ -126,16 +117,16 @@ class Fit:
             return
         if due:
             p = optimizer.params
-            cost = removal_cost(p["log_scales"], p["colors"], -step.v_colors[0])
-            cost = cost * self.structure.importance_at(p["means"])
+            cost = removal_cost(self.objective, p, step) * self.structure.importance_at(p["means"])
             moved = int(schedule.exchange * len(optimizer))
             if moved:
                 optimizer.keep(cost.argsort()[moved:].sort().values)
         sigma = max(0.6, 0.35 * self.typical)
-        born = best_births(step.residual, wanted - len(optimizer), sigma, self.structure, self.generator)
+        missing = wanted - len(optimizer)
+        born = best_births(self.objective, optimizer.params, step, missing, sigma, self.structure, self.generator)
         shapes = {"means": born.shapes.means, "log_scales": born.shapes.log_scales, "angles": born.shapes.angles}
         # Less than the best colour: neighbours are born with it.
-        optimizer.append({**shapes, "colors": 0.7 * born.colors})
+        optimizer.append({**shapes, "colors": torch.lerp(born.ground, born.colors, 0.7)})
 
     def keep_if_best(self) -> None:
         """Keeps the present state if it is the best full-sized one so far; self.psnr must be of that state."""
@@ -146,7 +137,19 @@ class Fit:
         """A copy of the present state."""
         p = self.optimizer.params
         means, log_scales, angles, colors = (p[name].clone() for name in ("means", "log_scales", "angles", "colors"))
-        return ImageGaussians(means, log_scales, angles, colors, self.width, self.height, self.channels)
+        canvas = self.objective.canvas
+        return ImageGaussians(
+            means,
+            log_scales,
+            angles,
+            colors,
+            canvas.width,
+            canvas.height,
+            self.channels,
+            blend=cast(OrderFree, canvas.options.blend),
+            topk=canvas.options.topk,
+            dilation=canvas.dilation,
+        )
 
 
 @dataclass(frozen=True)

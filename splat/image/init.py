@@ -142,6 +142,8 @@ def initial_shapes(structure: Structure, count: int, generator: torch.Generator)
     """`count` Gaussians by `density`, each sized to its share of the picture."""
     probability = density(structure)
     means = sample_positions(probability, count, generator)
+    height, width = probability.shape
     x, y = means.long().unbind(-1)
+    x, y = x.clamp_max(width - 1), y.clamp_max(height - 1)  # a position may be rounded to the far edge
     share = 1.0 / (math.pi * count * probability[y, x])
     return oriented_shapes(means, 0.9 * share.sqrt().clamp(0.5, max(probability.shape) / 2), structure)
