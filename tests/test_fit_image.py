@@ -249,3 +249,28 @@ def test_steps_of_the_means_turn_and_scale_with_the_gaussians() -> None:
         plain.step({"means": v_means, **rest}, 1.0)
         other.step({"means": v_means @ turn.T / factor, **rest}, 1.0)
     torch.testing.assert_close(other.params["means"], factor * plain.params["means"] @ turn.T)
+
+
+def test_more_gaussians_land_where_the_importance_is_bright_and_the_psnr_there_rises() -> None:
+    photo, bright = crop(), torch.zeros(96, 96)
+    bright[24:72, 48:80] = 1.0
+
+    def measured(importance: torch.Tensor | None) -> tuple[int, float, float]:
+        model = fit_image(photo, FitConfig(n=250, preset="draft"), importance=importance).model
+        x, y = model.means.long().clamp(0, 95).unbind(1)
+        error = (model.render().clamp(0, 1) - photo).square().mean(2)
+        inside, outside = (float(-10 * error[where].mean().log10()) for where in (bright > 0, bright == 0))
+        return int((bright[y, x] > 0).sum()), inside, outside
+
+    plain, asked, even = measured(None), measured(bright), measured(torch.full((96, 96), 0.3))
+    assert asked[0] > 1.5 * plain[0]
+    assert asked[1] > plain[1] + 0.5  # measured + 1.2 dB
+    assert plain[2] - 3 < asked[2] < plain[2]  # the rest is not left bare
+    assert even == pytest.approx(plain, rel=0.02)  # an even map asks for nothing
+
+
+def test_an_importance_of_another_size_or_black_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"importance must be as large as the picture, 48 x 48 pixels, got 30 x 20"):
+        fit_image(crop(48), importance=torch.ones(20, 30))
+    with pytest.raises(ValueError, match="importance must be brighter than black"):
+        fit_image(crop(48), importance=torch.zeros(48, 48))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from splat.cli.peers import PeerArguments
 from splat.cli.shared import refuse_given
 
 _SCENE_ONLY = ("sh_degree", "spz_version", "palette_size", "normals")
@@ -30,6 +31,10 @@ class Convert:
       splat convert scene.ply scene.sog --sh-degree 1
 
       splat convert out/model.safetensors photo.svg --count 2000
+
+      splat convert gaussian_model.pth.tar model.safetensors --width 768 --height 512    # a fitted picture
+
+      splat convert model.safetensors ckpt_step-0.pt --to image-gs
     """
 
     source: tyro.conf.Positional[Path]
@@ -47,8 +52,12 @@ class Convert:
     count: int | None = None
     """Fitted pictures: keep only so many Gaussians, those whose lack would show most."""
 
+    peer: tyro.conf.OmitArgPrefixes[PeerArguments] = field(default_factory=PeerArguments)
+
     def run(self) -> int:
         """Reads, writes and says what became of it."""
+        if self.peer.concerns(self.source):
+            return self.peer.convert(self.source, self.target)
         from splat.image.export import is_image_model
 
         if is_image_model(self.source):
