@@ -35,8 +35,10 @@ from splat.core.reference.ssim import ssim_maps
 from splat.core.sh import sh_colors
 from splat.image.codec.range_coder import RangeDecoder, RangeEncoder
 from splat.image.fit import FitConfig, fit_image
-from splat.image.fitter import Fit
+from splat.image.fitter import Fit, Plan
 from splat.image.init import structure_tensor
+from splat.image.layout import RGB
+from splat.image.objective import Objective
 from splat.loss import photometric_loss
 from splat.metrics import ms_ssim, psnr
 from splat.rendering import Rendered
@@ -205,7 +207,7 @@ def image2d() -> None:
         times = measure(model.render, 31)
     show("render", times, f"{1e3 / times[1]:.0f} frames/s")
     square = picture[:512, :512].contiguous()
-    fit = Fit(square, "RGB", structure_tensor(square), 10_000, seed=0)
+    fit = Fit(Objective.of(square), RGB, structure_tensor(square), Plan(10_000))
     with one_torch_thread():  # as fit_image runs it
         for _ in range(60):  # past all growth and exchange
             fit.advance(0.99)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
 def gaussian_taps(sigma: float, radius: int) -> list[float]:
     """2 * radius + 1 samples of a Gaussian, of sum 1."""
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    return (weights / weights.sum()).tolist()
+    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
+    return [weight / math.fsum(weights) for weight in weights]
 
 
 def correlate(field: Tensor, taps: Sequence[float], dim: int) -> Tensor:
