@@ -8,7 +8,7 @@
           there are any, its bytes, its halo (varints; quarters of a pixel that it reaches beyond its square) and the
           CRC-32 of its data
     DATA  the chunks' coded data, one after the other
-    META  UTF-8 JSON, optional
+    META  UTF-8 JSON, optional; nothing is written there yet
 
 Readers pass over sections that they do not know. A file that ends after any section is a whole file, of fewer layers.
 """
@@ -178,6 +178,7 @@ class Source:
                 length = head.varint(MAX_SECTION)
             except CodecError:
                 return
+            self.bytes_read -= len(head.data) - head.at  # looked at, and read again as content
             found = Section(name, at + head.at, length)
             if found.end > self.size:
                 return

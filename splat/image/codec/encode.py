@@ -34,7 +34,7 @@ class EncodeConfig:
     """How small, or how good. Give qp or max_bytes, or neither for qp 28."""
 
     qp: float | None = None
-    """The step of all numbers, 0 to 63.75 by quarters: 6 more double it."""
+    """The step of all numbers, 0 to 63.75, rounded to quarters: 6 more double it."""
     max_bytes: int | None = None
     """Size of the file, at most."""
     chunk: int = 0
@@ -74,7 +74,7 @@ def encode_model(
     config: EncodeConfig = EncodeConfig(),
     tell: Callable[[float], None] | None = None,
 ) -> Encoded:
-    """Codes a fitted model; its levels become the file's layers.
+    """Codes a fitted model; its levels become the file's layers (of blend sum; a model of blend topk has one).
 
     Args:
         target: [H, W, D] the picture that it was fitted to, which the rounding keeps as near to as it can (default: the
@@ -175,7 +175,7 @@ class _Coder:
     """A model and its picture, to be coded with one qp or another."""
 
     def __init__(self, model: ImageGaussians, target: Tensor, config: EncodeConfig) -> None:
-        self.model, self.target, self.config = model, target, config
+        self.target, self.config = target, config
         self.params: Params = {name: getattr(model, name).detach().clone() for name in TENSORS}
         colors = self.params["colors"].double().numpy()
         # With topk a colour is the picture's, and only what differs from the usual one has to be written.
@@ -191,7 +191,8 @@ class _Coder:
             float(np.float16(model.dilation)),
             config.chunk.bit_length() - 1 if config.chunk else 0,
         )
-        ends = model.layers or (len(model),)
+        # Layers add up, which pictures of blend topk do not.
+        ends = model.layers if model.layers and model.blend == "sum" else (len(model),)
         self.rows = [slice(a, b) for a, b in pairwise((0, *ends))]
         self.objective = Objective.of(target, options=model.options, dilation=self.header.dilation)
 
@@ -227,6 +228,7 @@ class _Coder:
 
     def encode(self, qp: float, tell: Callable[[float], None] | None) -> Encoded:
         """The file with this qp."""
+        qp = round(qp * QP_PARTS) / QP_PARTS  # as the file holds it
         layers: list[CodedLayer] = []
         canvas, left = self.objective.canvas, self.target
         for i, rows in enumerate(self.rows):

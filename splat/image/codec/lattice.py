@@ -209,10 +209,10 @@ class Lattice:
         means: Floats = place * float(1 << self.cell)
         return Geometry(means, logs, angles)
 
-    def round_colors(self, geometry: Geometry, colors: Floats, threshold: float = 0.5) -> Ints:
-        """[N, D] steps of the amplitudes: rounded, those below `threshold` to 0."""
+    def round_colors(self, geometry: Geometry, colors: Floats) -> Ints:
+        """[N, D] steps of the amplitudes."""
         steps = self._amplitudes(colors) * (geometry.lengths / self.delta)[:, None]
-        rounded: Ints = np.where(np.abs(steps) < threshold, 0, np.round(steps)).astype(np.int64)
+        rounded: Ints = np.round(steps).astype(np.int64)
         return rounded
 
     def colors(self, geometry: Geometry, steps: Ints) -> Floats:

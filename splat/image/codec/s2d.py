@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from splat.image.canvas import Canvas
 from splat.image.codec.chunk import PARTS, Frame, SymbolModels, decode_chunk, encode_chunk, sort_symbols
 from splat.image.codec.container import MAGIC, CodecError, Reader, Section, Source, Writer, checksum, section
 from splat.image.codec.header import MAX_COUNT, Header, LayerHead
@@ -21,8 +22,6 @@ Crop = tuple[float, float, float, float]
 """(x, y, w, h) in pixels of the picture."""
 PER_BYTE = 32
 """Gaussians that a byte of coded data may stand for, at most: a small file cannot ask for much memory."""
-_EXTENT = 3.33
-"""Standard deviations that a Gaussian reaches (cuda_ext/include/splat/constants.h, kExtentSigmas)."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,10 @@ class Ledger:
 # ---- writing
 
 
-def write(header: Header, layers: Sequence[CodedLayer], meta: str = "") -> tuple[bytes, Ledger]:
+def write(header: Header, layers: Sequence[CodedLayer]) -> tuple[bytes, Ledger]:
     """The bytes of a file, and where they are."""
     ledger = Ledger()
     parts = [MAGIC, section(b"HEAD", header.write())]
-    if meta:
-        parts.append(section(b"META", meta.encode()))
     models = SymbolModels(header.layout.channels)
     for layer in layers:
         whole = _chunked(header, layer, ledger) if header.chunk else [_whole(header, layer, models, ledger)]
@@ -86,8 +83,10 @@ def _encode(symbols: Symbols, frame: Frame, models: SymbolModels, ledger: Ledger
 
 def _chunked(header: Header, layer: CodedLayer, ledger: Ledger) -> list[bytes]:
     of = chunk_of(header, layer)
-    geometry = header.lattice(layer.head).geometry(layer.symbols)
-    reach = _EXTENT * extents(geometry.log_scales, geometry.angles)
+    model = to_model(header, layer.head, layer.symbols)
+    canvas = Canvas(header.width, header.height, model.options, header.dilation)
+    places = model.means.double().numpy()
+    reach = canvas.project(model.means, model.log_scales, model.angles).radii[0].double().numpy()
     index, blobs = Writer(), []
     layer.head.write(index)
     for chunk in range(header.chunks[0] * header.chunks[1]):
@@ -99,7 +98,7 @@ def _chunked(header: Header, layer: CodedLayer, ledger: Ledger) -> list[bytes]:
         symbols = sort_symbols(layer.symbols.take(rows), frame)
         data = _encode(symbols, frame, SymbolModels(header.layout.channels), ledger)
         low, high = chunk_box(header, chunk)
-        means = geometry.means[rows]
+        means = places[rows]
         beyond = np.maximum(low - (means - reach[rows]), means + reach[rows] - high).max()
         index.varint(len(rows))
         index.varint(len(data))
@@ -107,15 +106,6 @@ def _chunked(header: Header, layer: CodedLayer, ledger: Ledger) -> list[bytes]:
         index.raw(checksum(data))
         blobs.append(data)
     return [section(b"INDX", bytes(index.data)), section(b"DATA", b"".join(blobs))]
-
-
-def extents(log_scales: Floats, angles: Floats) -> Floats:
-    """[N, 2] standard deviations along x and y."""
-    squares = np.exp(2 * log_scales)
-    cos2 = np.cos(angles) ** 2
-    major, minor = squares.T
-    spread: Floats = np.sqrt(np.stack([cos2 * major + (1 - cos2) * minor, (1 - cos2) * major + cos2 * minor], 1))
-    return spread
 
 
 def chunk_of(header: Header, layer: CodedLayer) -> Ints:
