@@ -18,7 +18,7 @@ from splat.image.init import initial_shapes, sample_positions, structure_tensor
 from splat.image.layout import RGB
 from splat.image.model import ImageGaussians
 from splat.image.objective import Objective
-from splat.image.picture import read_picture
+from splat.image.picture import read_grey, read_picture
 from splat.image.solve import ColorSystem
 
 PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim23.png"
@@ -228,3 +228,33 @@ def test_births_land_on_the_largest_residuals_and_explain_them() -> None:
 def test_bad_configurations_name_the_field(fields: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(fields))):
         FitConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_more_gaussians_land_where_the_importance_is_bright_and_the_psnr_there_rises() -> None:
+    photo, bright = crop(), torch.zeros(96, 96)
+    bright[24:72, 48:80] = 1.0
+
+    def measured(importance: torch.Tensor | None) -> tuple[int, float, float]:
+        model = fit_image(photo, FitConfig(n=250, preset="draft"), importance=importance).model
+        x, y = model.means.long().clamp(0, 95).unbind(1)
+        error = (model.render().clamp(0, 1) - photo).square().mean(2)
+        inside, outside = (float(-10 * error[where].mean().log10()) for where in (bright > 0, bright == 0))
+        return int((bright[y, x] > 0).sum()), inside, outside
+
+    plain, asked, even = measured(None), measured(bright), measured(torch.full((96, 96), 0.3))
+    assert asked[0] > 1.5 * plain[0]
+    assert asked[1] > plain[1] + 0.5  # measured + 1.2 dB
+    assert plain[2] - 3 < asked[2] < plain[2]  # the rest is not left bare
+    assert even == pytest.approx(plain, rel=0.02)  # an even map asks for nothing
+
+
+def test_an_importance_of_another_size_or_black_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"importance must have the picture's size, 48 x 48 pixels, got 30 x 20"):
+        fit_image(crop(48), importance=torch.ones(20, 30))
+    with pytest.raises(ValueError, match="importance must be brighter than black"):
+        fit_image(crop(48), importance=torch.zeros(48, 48))
+
+
+def test_the_alpha_of_a_grey_map_is_not_taken_for_brightness() -> None:
+    black = torch.tensor([0.0, 1.0]).expand(4, 4, 2)  # opaque
+    assert read_grey(black, torch.zeros(4, 4, 3), "importance").max() == 0

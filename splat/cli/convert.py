@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from splat.cli.peers import PeerArguments
 from splat.cli.shared import refuse_given
 
 _SCENE_ONLY = ("sh_degree", "spz_version", "palette_size", "normals")
@@ -21,7 +22,7 @@ class Convert:
     .safetensors; writes all but .ksplat and lod-meta.json.
 
     Fitted pictures: reads and writes .safetensors, .ply, .json and .npz, all to the bit; writes .svg, which browsers
-    show.
+    show. Reads checkpoints of GaussianImage and Image-GS (.pth.tar, .pt), and writes them with --to.
 
     Examples:
 
@@ -30,6 +31,10 @@ class Convert:
       splat convert scene.ply scene.sog --sh-degree 1
 
       splat convert out/model.safetensors photo.svg --count 2000
+
+      splat convert gaussian_model.pth.tar model.safetensors --width 768 --height 512    # a fitted picture
+
+      splat convert model.safetensors ckpt_step-0.pt --to image-gs
     """
 
     source: tyro.conf.Positional[Path]
@@ -46,9 +51,14 @@ class Convert:
     """Write a .ply file's nx ny nz (zeros), which some readers want."""
     count: int | None = None
     """Fitted pictures: keep only so many Gaussians, those whose lack would show most."""
+    peer: tyro.conf.OmitArgPrefixes[PeerArguments] = field(default_factory=PeerArguments)
 
     def run(self) -> int:
         """Reads, writes and says what became of it."""
+        if self.peer.concerns(self.source):
+            refuse_given(self, (*_SCENE_ONLY, "count"), "it is no option for checkpoints of GaussianImage and Image-GS")
+            return self.peer.convert(self.source, self.target)
+        self.peer.refuse(f"{self.source.name} is no checkpoint of GaussianImage or Image-GS")
         from splat.image.export import is_image_model
 
         if is_image_model(self.source):

@@ -90,6 +90,8 @@ class FitImage:
     pixel_kernel: bool = False
     """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: a model to be drawn larger
     (see splat upscale). Costs some PSNR at the photo's own size."""
+    importance: Path | None = None
+    """Grey picture of the photo's size: where it is bright more of the Gaussians go."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None
@@ -127,6 +129,7 @@ class FitImage:
                 config = config.for_any_size()
             like = picture.pixels
             weights = None if self.weights is None else read_grey(self.weights, like, "--weights")
+            importance = None if self.importance is None else read_grey(self.importance, like, "--importance")
             hole = None if self.mask is None else read_grey(self.mask, like, "--mask") > 0.5
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
@@ -141,7 +144,7 @@ class FitImage:
                     if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
                         frames.append(animation_frame(picture.layout.preview(progress.model_fn().render())))
 
-                result = fit_image(picture, config, weights, hole=hole, callback=callback)
+                result = fit_image(picture, config, weights, hole=hole, importance=importance, callback=callback)
             self._write(result, picture, None if hole is None else ~hole, frames)
         return 130 if result.interrupted else 0
 

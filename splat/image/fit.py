@@ -17,10 +17,10 @@ from splat.core.project_image import check_dilation
 from splat.image.canvas import PIXEL_VARIANCE, OrderFree, order_free_options
 from splat.image.fitter import Clock, Fit, FitProgress, Plan, run_fit
 from splat.image.holes import harmonic_fill, hole_weights
-from splat.image.init import Structure, structure_tensor
+from splat.image.init import Structure, importance_of, structure_tensor
 from splat.image.model import ImageGaussians
 from splat.image.objective import Objective
-from splat.image.picture import Picture, read_picture
+from splat.image.picture import Picture, read_grey, read_picture
 from splat.metrics import MAX_PSNR
 from splat.stop import deferred_stop
 
@@ -116,6 +116,7 @@ def fit_image(
     weights: Tensor | None = None,
     *,
     hole: Tensor | None = None,
+    importance: Any = None,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fits 2D Gaussians to a picture by least squares.
@@ -130,6 +131,9 @@ def fit_image(
         hole: bool [H, W], true where the picture is unknown. The fit goes around it: its surroundings extend into it,
             held by a weak pull to the harmonic fill (`splat.image.holes`). That repairs scratches and text; a large
             hole stays a smooth patch.
+        importance: a grey picture of the same size, read like `image`: where it is bright more of the Gaussians go (a
+            saliency map, a painted region). They are placed by it, at the start and as the fit grows; the error that
+            is minimised does not change.
         callback: called after every step.
 
     Returns:
@@ -137,13 +141,15 @@ def fit_image(
         returns the best model so far, with interrupted=True.
 
     Raises:
-        PictureError: the picture cannot be read or fitted.
-        ValueError: weights of another size, negative, or all 0; a hole of another size, or that leaves nothing.
+        PictureError: the picture cannot be read or fitted; an importance that cannot be read, or of another size.
+        ValueError: weights of another size, negative, or all 0; a hole of another size, or that leaves nothing; an
+            importance that is black.
     """
     picture = read_picture(image)
     if hole is not None:
         picture = replace(picture, pixels=harmonic_fill(picture.pixels.float(), hole))
         weights = hole_weights(hole, weights)
+    wanted = None if importance is None else read_grey(importance, picture.pixels, "importance")
     with one_torch_thread(), deferred_stop() as stop:
 
         def report(progress: FitProgress) -> None:
@@ -153,19 +159,24 @@ def fit_image(
             except KeyboardInterrupt:
                 stop.requested = True
 
-        return _Search(picture, weights, config, Clock(config.time, report, lambda: stop.requested)).run()
+        clock = Clock(config.time, report, lambda: stop.requested)
+        return _Search(picture, config, clock, weights=weights, importance=wanted).run()
 
 
 class _Search:
     """One fit, or the search for the number of Gaussians that reaches a PSNR."""
 
-    def __init__(self, picture: Picture, weights: Tensor | None, config: FitConfig, clock: Clock) -> None:
+    def __init__(
+        self, picture: Picture, config: FitConfig, clock: Clock, *, weights: Tensor | None, importance: Tensor | None
+    ) -> None:
         target = (picture.pixels.float() * picture.layout.root_weights()).contiguous()
         self.layout, self.config, self.clock = picture.layout, config, clock
         began = perf_counter()
         options = order_free_options(config.blend, config.topk)
         self.objective = Objective.of(target, weights, options=options, dilation=config.dilation)
         self.structure = structure_tensor(target)
+        if importance is not None:
+            self.structure = replace(self.structure, importance=importance_of(importance))
         self.prepared = perf_counter() - began
         self.fits: list[Fit] = []
 

@@ -132,7 +132,8 @@ class Fit:
         if wanted <= len(optimizer) and not due:
             return
         if due:
-            cost = removal_cost(self.objective, optimizer.params, step)
+            p = optimizer.params
+            cost = removal_cost(self.objective, p, step) * self.structure.importance_at(p["means"])
             moved = int(schedule.exchange * len(optimizer))
             if moved:
                 optimizer.keep(cost.argsort()[moved:].sort().values)

@@ -72,7 +72,8 @@ def best_births(
 
     A jittered lattice of candidates about `sigma` pixels large, along the edges of the picture, goes through the
     rasteriser once, which correlates each with the residual. Local maxima over the lattice of the squared error that a
-    Gaussian with its best colour takes away are taken, best first, so that two are not put on one spot.
+    Gaussian with its best colour takes away are taken, best first, so that two are not put on one spot. Where the
+    structure has an importance, the error counts times that.
     """
     height, width = structure.angle.shape
     spacing = SPACING * sigma
@@ -85,6 +86,7 @@ def best_births(
     stretch = RATIO_SPREAD * torch.randn(len(means), 1, generator=generator)
     shapes = Shapes(means, shapes.log_scales + torch.cat([stretch, -stretch], -1), shapes.angles)
     born, gain = _best_colors(objective, params, step, shapes)
+    gain = gain * structure.importance_at(means)
     peak = F.max_pool2d(gain.view(1, rows, columns), 3, 1, 1).flatten()
     candidates = torch.where(gain >= peak, gain, 0.0)
     chosen = candidates.topk(min(count, int((candidates > 0).sum()))).indices

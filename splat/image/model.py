@@ -13,7 +13,6 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from splat.core.binning import ALPHA_MIN
 from splat.core.checks import Arguments, check_size, check_type
 from splat.core.ops import Backend
 from splat.core.project_image import check_dilation
@@ -33,6 +32,13 @@ _OLD_VERSION = "1"
 """Had a mode, L, RGB or RGBA, where there is a layout now."""
 TENSORS = ("means", "log_scales", "angles", "colors")
 """What a model has of each Gaussian."""
+
+
+def axes_of_root(root: Tensor) -> tuple[Tensor, Tensor]:
+    """log_scales [N, 2] and angles [N] of Gaussians with covariances root root^T, root [N, 2, 2]; the longer axis comes
+    first. An axis shorter than 1e-6 pixels is lengthened to that."""
+    axes, scales, _ = torch.linalg.svd(root)
+    return scales.clamp_min(1e-6).log(), torch.atan2(axes[:, 1, 0], axes[:, 0, 0])
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,7 @@ class ImageGaussians:
         cos, sin = self.angles.cos(), self.angles.sin()
         rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
         root = factor[:, None] * rotation * self.log_scales.exp()[:, None, :]
-        axes, scales, _ = torch.linalg.svd(root)
-        angles = torch.atan2(axes[:, 1, 0], axes[:, 0, 0])
-        log_scales = scales.clamp_min(1e-6).log()
+        log_scales, angles = axes_of_root(root)
         return replace(self, means=means, log_scales=log_scales, angles=angles, width=width, height=height)
 
     def render(
@@ -176,13 +180,13 @@ class ImageGaussians:
         check = Arguments()
         check.tensor("means", self.means, "N", 2)
         check.tensor("points", points, "P", 2)
-        canvas = Canvas(self.width, self.height, dilation=self.dilation)
+        canvas = Canvas(self.width, self.height, self.options, self.dilation)
         splats = canvas.project(self.means, self.log_scales, self.angles)
         topk = self.topk if self.blend == "topk" else None
         values = []
         for chunk in torch.split(points.to(self.means.dtype), max(1, 4_000_000 // max(1, len(self)))):
             weights = splat_weights(chunk, self.means, splats.conics[0], splats.opacities[0])
-            values.append(order_free(weights, self.colors, ALPHA_MIN, False, topk)[0])
+            values.append(order_free(weights, self.colors, self.options.cutoff, False, topk)[0])
         return torch.cat(values) if values else self.colors.new_zeros(0, self.colors.shape[1])
 
     def save(self, path: str | Path) -> None:

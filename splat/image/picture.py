@@ -112,11 +112,13 @@ def read_grey(source: Source, like: Tensor, what: str) -> Tensor:
     Raises:
         PictureError: as read_picture, or another size; `what` names it.
     """
-    pixels = read_picture(source).pixels
+    picture = read_picture(source)
+    pixels = picture.pixels
     if pixels.shape[:2] != like.shape[:2]:
         got, wanted = (f"{p.shape[1]} x {p.shape[0]}" for p in (pixels, like))
         raise PictureError(f"{what} must have the picture's size, {wanted} pixels, got {got}")
-    return pixels[..., :3].mean(2)
+    colors = pixels[..., :-1] if picture.layout.groups[0].alpha else pixels
+    return colors.mean(2)
 
 
 def check_written(path: Path, layout: Layout) -> None:
