@@ -138,12 +138,13 @@ def oriented_shapes(means: Tensor, sizes: Tensor, structure: Structure) -> Shape
     return Shapes(means, log_scales, structure.angle[y, x].clone())
 
 
-def initial_shapes(structure: Structure, count: int, generator: torch.Generator) -> Shapes:
-    """`count` Gaussians by `density`, each sized to its share of the picture."""
+def initial_shapes(structure: Structure, count: int, generator: torch.Generator, size: float = 0.9) -> Shapes:
+    """`count` Gaussians by `density`, each with a standard deviation of `size` times the radius of its share of the
+    picture."""
     probability = density(structure)
     means = sample_positions(probability, count, generator)
     height, width = probability.shape
     x, y = means.long().unbind(-1)
     x, y = x.clamp_max(width - 1), y.clamp_max(height - 1)  # a position may be rounded to the far edge
     share = 1.0 / (math.pi * count * probability[y, x])
-    return oriented_shapes(means, 0.9 * share.sqrt().clamp(0.5, max(probability.shape) / 2), structure)
+    return oriented_shapes(means, size * share.sqrt().clamp(0.5, max(probability.shape) / 2), structure)
