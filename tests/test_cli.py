@@ -82,13 +82,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["fit-image", "render-image", "info"])
+@pytest.mark.parametrize("command", ["fit-image", "render-image", "upscale", "info"])
 def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
     text = capsys.readouterr().out
     options = {
-        "fit-image": ["--target-psnr", "--time", "--preset", "--threads", "--json-lines"],
+        "fit-image": [
+            "--target-psnr",
+            "--weights",
+            "--mask",
+            "--pixel-kernel",
+            "--time",
+            "--preset",
+            "--threads",
+            "--json-lines",
+        ],
         "render-image": ["--crop", "--scale"],
+        "upscale": ["--scale", "--preset", "--model"],
     }
     assert all(option in text for option in options.get(command, ["versions"]))
 

@@ -1,5 +1,5 @@
-"""The command line: splat fit-image | render-image | train-scene | render | eval | view | convert | info. One file per
-command; nothing heavy is imported before the arguments are read."""
+"""The command line: splat fit-image | render-image | upscale | train-scene | render | eval | view | convert | info.
+One file per command; nothing heavy is imported before the arguments are read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from splat.cli.info import Info
 from splat.cli.render import Render
 from splat.cli.render_image import RenderImage
 from splat.cli.train_scene import TrainScene, with_preset
+from splat.cli.upscale import Upscale
 from splat.cli.view import View
 
 
@@ -26,6 +27,7 @@ def commands(arguments: Sequence[str]) -> Any:
     return (
         Annotated[FitImage, tyro.conf.subcommand("fit-image")]
         | Annotated[RenderImage, tyro.conf.subcommand("render-image")]
+        | Annotated[Upscale, tyro.conf.subcommand("upscale")]
         | Annotated[TrainScene, tyro.conf.subcommand("train-scene", default=with_preset(arguments))]
         | Annotated[Render, tyro.conf.subcommand("render")]
         | Annotated[Eval, tyro.conf.subcommand("eval")]

@@ -43,6 +43,8 @@ class FitImage:
       splat fit-image photo.jpg -o out/ -n 10000 --time 20
 
       splat fit-image photo.jpg --target-psnr 35 --preset best
+
+      splat fit-image scan.png --mask scratches.png        # repaired in out/recon.png
     """
 
     photo: tyro.conf.Positional[Path]
@@ -57,8 +59,22 @@ class FitImage:
     """Seconds to spend, instead of the preset's number of steps."""
     preset: Literal["draft", "fast", "best"] = "fast"
     """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
+    weights: Path | None = None
+    """Grey picture of the photo's size: how much the error of each pixel counts, white most. For a region of interest
+    (dark grey, not black, elsewhere)."""
+    mask: Path | None = None
+    """Picture of the photo's size, white where the photo is unknown (scratches, text, a stamp). The fit goes around it,
+    and its surroundings are continued into it. That repairs thin damage; a large hole becomes a smooth patch, because
+    what was in it takes a generative model. The metrics are of the known pixels."""
     importance: Path | None = None
     """Grey picture of the photo's size: where it is bright more of the Gaussians go."""
+    blend: Literal["sum", "topk"] = "sum"
+    """How Gaussians become pixels: their sum, or the mean of the --topk strongest, by weight (as in Image-GS)."""
+    topk: int = 10
+    """Gaussians per pixel that count with --blend topk."""
+    pixel_kernel: bool = False
+    """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: a model to be drawn larger
+    (see splat upscale). Costs some PSNR at the photo's own size."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None
@@ -77,31 +93,44 @@ class FitImage:
             import splat
             from splat.image.figures import animation_frame
             from splat.image.fit import FitConfig, fit_image
-            from splat.image.picture import read_picture
+            from splat.image.picture import read_grey, read_picture
 
             config = FitConfig(
-                n=self.n, target_psnr=self.target_psnr, time=self.time, preset=self.preset, seed=self.seed
+                n=self.n,
+                target_psnr=self.target_psnr,
+                time=self.time,
+                preset=self.preset,
+                blend=self.blend,
+                topk=self.topk,
+                seed=self.seed,
             )
+            if self.pixel_kernel:
+                config = config.for_any_size()
             picture = read_picture(self.photo)
-            importance = None if self.importance is None else read_picture(self.importance)
+            like = picture.pixels
+            weights = None if self.weights is None else read_grey(self.weights, like, "--weights")
+            hole = None if self.mask is None else read_grey(self.mask, like, "--mask") > 0.5
+            importance = None if self.importance is None else read_grey(self.importance, like, "--importance")
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
             check_folder(self.output)
             if stop.requested:
                 return 130
             frames: list[npt.NDArray[np.uint8]] = []
-            with _Progress(self) as show:
+            with FitBar(self.quiet, self.json_lines) as show:
 
                 def callback(progress: FitProgress) -> None:
                     show(progress)
                     if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
                         frames.append(animation_frame(progress.model_fn().render()))
 
-                result = fit_image(picture, config, importance=importance, callback=callback)
-            self._write(result, picture, frames)
+                result = fit_image(picture, config, weights, hole=hole, importance=importance, callback=callback)
+            self._write(result, picture, None if hole is None else ~hole, frames)
         return 130 if result.interrupted else 0
 
-    def _write(self, result: FitResult, picture: Picture, frames: list[npt.NDArray[np.uint8]]) -> None:
+    def _write(
+        self, result: FitResult, picture: Picture, known: Tensor | None, frames: list[npt.NDArray[np.uint8]]
+    ) -> None:
         import torch
 
         from splat.figures import write_figure
@@ -114,33 +143,51 @@ class FitImage:
             recon = result.model.render().clamp(0, 1)
         result.model.save(out / "model.safetensors")
         write_picture(out / "recon.png", recon, picture.channels, picture.bits)
-        metrics = _metrics(result, picture, recon) | {
+        metrics = _metrics(result, picture, recon, known) | {
             "seed": self.seed,
+            "blend": self.blend,
+            "pixel_kernel": self.pixel_kernel,
             "preset": self.preset,
             "time": self.time,
             "target_psnr": self.target_psnr,
         }
         with atomic_write(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        write_figure(figures.error_figure(recon, picture.pixels), out / "error.png")
+        wanted = picture.pixels if known is None else torch.where(known[..., None], picture.pixels, recon)
+        write_figure(figures.error_figure(recon, wanted), out / "error.png")
         write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
         if frames:
             figures.write_animation([*frames, figures.animation_frame(recon)], out / "fit.webp")
         if self.json_lines:
-            print(json.dumps({"event": "done", **{k: metrics[k] for k in ("n", "psnr", "ssim", "ms_ssim")}}))
+            told = [name for name in ("n", *_QUALITY, *(f"{name}_known" for name in _QUALITY)) if name in metrics]
+            print(json.dumps({"event": "done", **{name: metrics[name] for name in told}}))
         elif not self.quiet:
-            spent = sum(result.seconds.values())
-            print(
-                f"{metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.4f} SSIM, {metrics['n']:,} Gaussians, {spent:.1f} s"
-            )
-            if self.target_psnr is not None and metrics["psnr"] < self.target_psnr:
+            spent, of = sum(result.seconds.values()), "" if known is None else "_known"
+            where = "" if known is None else " over the known pixels"
+            psnr, ssim = metrics[f"psnr{of}"], metrics[f"ssim{of}"]
+            print(f"{psnr:.2f} dB PSNR, {ssim:.4f} SSIM{where}, {metrics['n']:,} Gaussians, {spent:.1f} s")
+            if self.target_psnr is not None and psnr < self.target_psnr:
                 print(f"{self.target_psnr:g} dB was not reached; give it a longer --time or --preset best")
             print(f"{out}/  recon.png  error.png  ellipses.png  model.safetensors  metrics.json")
 
 
-def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, Any]:
-    from splat import machine
+_QUALITY = ("psnr", "ssim", "ms_ssim")
+
+
+def _quality(recon: Tensor, pixels: Tensor, known: Tensor | None) -> dict[str, float]:
+    """How close the picture is; of the known pixels, where some are not (MS-SSIM takes whole pictures)."""
     from splat.metrics import MAX_PSNR, ms_ssim, psnr, ssim
+
+    if known is not None:
+        close = {"psnr": psnr(recon, pixels, mask=known), "ssim": ssim(recon, pixels, mask=known)}
+        shares = {"known": float(known.float().mean())}
+        return {f"{name}_known": min(MAX_PSNR, value) for name, value in close.items()} | shares
+    values = (min(MAX_PSNR, psnr(recon, pixels)), ssim(recon, pixels), ms_ssim(recon, pixels))
+    return dict(zip(_QUALITY, values, strict=True))
+
+
+def _metrics(result: FitResult, picture: Picture, recon: Tensor, known: Tensor | None) -> dict[str, Any]:
+    from splat import machine
 
     return {
         "schema_version": 1,
@@ -150,9 +197,7 @@ def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, An
         "channels": picture.channels,
         "bits": picture.bits,
         "n": len(result.model),
-        "psnr": min(MAX_PSNR, psnr(recon, picture.pixels)),
-        "ssim": ssim(recon, picture.pixels),
-        "ms_ssim": ms_ssim(recon, picture.pixels),
+        **_quality(recon, picture.pixels, known),
         "interrupted": result.interrupted,
         "seconds": result.seconds,
         "history": result.history,
@@ -160,18 +205,18 @@ def _metrics(result: FitResult, picture: Picture, recon: Tensor) -> dict[str, An
     }
 
 
-class _Progress:
-    """The progress bar, JSON lines or silence."""
+class FitBar:
+    """The progress bar of a fit, JSON lines or silence."""
 
-    def __init__(self, command: FitImage) -> None:
-        self.command = command
+    def __init__(self, quiet: bool, json_lines: bool) -> None:
+        self.quiet, self.json_lines = quiet, json_lines
         self.phase = ""
         self.bar: Any = None
 
     def __enter__(self) -> Callable[[FitProgress], None]:
-        if self.command.json_lines:
+        if self.json_lines:
             return self._print
-        if self.command.quiet:
+        if self.quiet:
             return lambda _: None
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

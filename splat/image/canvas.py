@@ -20,6 +20,9 @@ TOPK_CUTOFF = 1e-6
 pixel colours it fully, and a cut at 1/255 would tear holes: a fit makes them, for its gradient does not see them (24 dB
 turn into 18 in 300 steps). At 1e-6 the 1e-4 in the divisor has faded the pixel to 1 % anyway."""
 
+PIXEL_VARIANCE = 1 / 12
+"""Pixels^2, the variance of a pixel's square along each axis: the dilation that draws its mean, not its centre."""
+
 
 def order_free_options(blend: OrderFree, topk: int) -> RasterizeOptions:
     """The compositor by its name; ValueError or TypeError for another blend or a topk out of range."""

@@ -62,23 +62,34 @@ class Schedule:
         return first + (total - first) * stage // self.growths
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a fit works towards."""
+
+    total: int
+    """Gaussians."""
+    seed: int = 0
+    least_scale: float = 0.0
+    """No standard deviation becomes smaller, pixels."""
+
+
 class Fit:
     """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
 
-    def __init__(self, objective: Objective, channels: Channels, structure: Structure, total: int, seed: int) -> None:
+    def __init__(self, objective: Objective, channels: Channels, structure: Structure, plan: Plan) -> None:
         began = time.perf_counter()
         self.objective = objective
         self.channels = channels
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(plan.seed)
         self.structure = structure
-        self.total = total
+        self.total = total = plan.total
         self.schedule = Schedule()
         self.typical = math.sqrt(objective.canvas.height * objective.canvas.width / (math.pi * total))
         size = FIRST_SIZE[cast(OrderFree, objective.canvas.options.blend)]
         first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator, size)
         colors = first.means.new_zeros(len(first.means), objective.target_tiles.shape[1])
         shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
-        self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical)
+        self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical, plan.least_scale)
         self.psnr = 0.0
         self.best: tuple[float, ImageGaussians] | None = None
         self.step = 0

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from splat.core.checks import Arguments
+
 MAX_AXIS_RATIO = 2.5
 """Axis ratio of a new Gaussian on a perfectly straight edge."""
 SHARE_BY_DETAIL = 0.7
@@ -49,22 +51,21 @@ class Structure:
         return self.importance[y.clamp(0, height - 1), x.clamp(0, width - 1)]
 
 
-def importance_of(picture: Tensor, width: int, height: int) -> Tensor:
-    """`Structure.importance` by a map [H, W, D] of the fitted picture's size, its colours added: in proportion to the
-    map for 70 %, the same everywhere for 30 %, so that nothing is left bare (as Image-GS, Zhang et al. 2025, mixes its
+def importance_of(wanted: Tensor, like: Tensor) -> Tensor:
+    """`Structure.importance` by a map [H, W], at least 0, for the picture `like` [H, W, D]: for 70 % in proportion to
+    the map, for 30 % the same everywhere, so that nothing is left bare (as Image-GS, Zhang et al. 2025, mixes its
     saliency map).
 
     Raises:
-        ValueError: another size, or a map that is black.
+        ValueError: a map of another size, negative or not finite, or 0 everywhere.
     """
-    if tuple(picture.shape[:2]) != (height, width):
-        got = f"{picture.shape[1]} x {picture.shape[0]}"
-        raise ValueError(f"importance must be as large as the picture, {width} x {height} pixels, got {got}")
-    grey = picture[..., :3].sum(2)  # not the alpha
-    mean = grey.mean()
-    if not mean > 0:
-        raise ValueError("importance must be brighter than black somewhere")
-    return SHARE_BY_DETAIL * grey / mean + (1 - SHARE_BY_DETAIL)
+    check = Arguments()
+    check.floats("image", like, "H", "W", "D")
+    check.floats("importance", wanted, "H", "W")
+    mean = wanted.mean()
+    if not (bool(torch.isfinite(mean)) and float(wanted.min()) >= 0 and mean > 0):
+        raise ValueError("importance must be finite, at least 0 and not all 0")
+    return SHARE_BY_DETAIL * wanted / mean + (1 - SHARE_BY_DETAIL)
 
 
 def structure_tensor(image: Tensor, sigma: float = 1.5) -> Structure:

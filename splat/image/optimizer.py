@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,12 @@ class ShapeOptimizer:
 
     NAMES = ("means", "log_scales", "angles", "colors")
 
-    def __init__(self, params: dict[str, Tensor], rates: LearningRates, typical_scale: float) -> None:
-        self.params = {name: params[name].contiguous() for name in self.NAMES}
+    def __init__(
+        self, params: dict[str, Tensor], rates: LearningRates, typical_scale: float, least_scale: float = 0.0
+    ) -> None:
+        """least_scale: no standard deviation becomes smaller, pixels."""
+        self.least_log_scale = math.log(least_scale) if least_scale else -math.inf
+        self.params = {name: self._allowed(name, params[name]).contiguous() for name in self.NAMES}
         self.exp_avg = {name: torch.zeros_like(p) for name, p in self.params.items()}
         self.exp_avg_sq = {name: torch.zeros_like(p) for name, p in self.params.items()}
         self.steps = torch.zeros(len(self), dtype=torch.int32)
@@ -39,6 +44,9 @@ class ShapeOptimizer:
     def __len__(self) -> int:
         return self.params["means"].shape[0]
 
+    def _allowed(self, name: str, values: Tensor) -> Tensor:
+        return values.clamp_min(self.least_log_scale) if name == "log_scales" else values
+
     def step(self, grads: dict[str, Tensor], factor: float) -> None:
         """Moves every parameter; `factor` scales all learning rates (the schedule)."""
         self.steps += 1
@@ -47,6 +55,8 @@ class ShapeOptimizer:
             if name == "means":
                 rate *= self.typical_scale
             adam_step(param, grads[name], self.exp_avg[name], self.exp_avg_sq[name], self.steps, rate, RULE)
+        if self.least_log_scale > -math.inf:
+            self.params["log_scales"].clamp_min_(self.least_log_scale)
 
     def set_colors(self, colors: Tensor) -> None:
         """Takes solved colours; the moments stay."""
@@ -63,7 +73,7 @@ class ShapeOptimizer:
         """Adds rows with zero moments."""
         count = params["means"].shape[0]
         for name in self.NAMES:
-            new = params[name]
+            new = self._allowed(name, params[name])
             self.params[name] = torch.cat([self.params[name], new])
             self.exp_avg[name] = torch.cat([self.exp_avg[name], torch.zeros_like(new)])
             self.exp_avg_sq[name] = torch.cat([self.exp_avg_sq[name], torch.zeros_like(new)])

@@ -85,6 +85,34 @@ def read_picture(source: Source) -> Picture:
     raise PictureError(f"a picture is a path, numpy array, torch tensor or PIL image, got {type(source).__name__}")
 
 
+def read_grey(source: Source, like: Tensor, what: str) -> Tensor:
+    """A picture as one value a pixel, [H,W] in 0..1 (the mean of its colours), for the picture `like` [H,W,D].
+
+    Raises:
+        PictureError: as read_picture, or another size; `what` names it.
+    """
+    pixels = read_picture(source).pixels
+    if pixels.shape[:2] != like.shape[:2]:
+        got, wanted = (f"{p.shape[1]} x {p.shape[0]}" for p in (pixels, like))
+        raise PictureError(f"{what} must have the picture's size, {wanted} pixels, got {got}")
+    return pixels[..., :3].mean(2)
+
+
+def check_written(path: Path, channels: Channels, bits: Bits) -> None:
+    """Before the work: whether the format that the suffix of `path` names holds such a picture.
+
+    Raises:
+        PictureError: it does not.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".png", ".webp", ".jpg", ".jpeg"):
+        raise PictureError(f"cannot write {path}: the name must end in .png, .webp or .jpg")
+    if bits == 16 and suffix != ".png":
+        raise PictureError(f"cannot write {path}: only .png holds 16 bits")
+    if channels == "RGBA" and suffix in (".jpg", ".jpeg"):
+        raise PictureError(f"cannot write {path}: JPEG holds no alpha, use .png or .webp")
+
+
 def write_picture(path: str | Path, pixels: Tensor, channels: Channels, bits: Bits = 8) -> None:
     """Writes `pixels` [H,W,D] (0..1, clamped; colours premultiplied when `channels` is RGBA) by the suffix of `path`:
     .png (8 or 16 bits, exact), .webp (lossless, 8 bits) or .jpg (quality 95, 8 bits, no alpha). The file appears whole
@@ -94,13 +122,7 @@ def write_picture(path: str | Path, pixels: Tensor, channels: Channels, bits: Bi
         PictureError: shape that does not fit `channels`, values that are not finite, or a format that cannot hold them.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".webp", ".jpg", ".jpeg"):
-        raise PictureError(f"cannot write {path}: the name must end in .png, .webp or .jpg")
-    if bits == 16 and suffix != ".png":
-        raise PictureError(f"cannot write {path}: only .png holds 16 bits")
-    if channels == "RGBA" and suffix in (".jpg", ".jpeg"):
-        raise PictureError(f"cannot write {path}: JPEG holds no alpha, use .png or .webp")
+    check_written(path, channels, bits)
     if pixels.ndim != 3 or pixels.shape[2] != CHANNEL_COUNT[channels] or pixels.numel() == 0:
         raise PictureError(
             f"cannot write {path}: pixels must have shape [H,W,{CHANNEL_COUNT[channels]}], got {list(pixels.shape)}"
@@ -116,7 +138,7 @@ def write_picture(path: str | Path, pixels: Tensor, channels: Channels, bits: Bi
                 from PIL import Image
 
                 kinds: dict[str, dict[str, Any]] = {".png": {"compress_level": 6}, ".webp": {"lossless": 1}}
-                options = kinds.get(suffix, {"quality": 95})
+                options = kinds.get(path.suffix.lower(), {"quality": 95})
                 Image.fromarray(values[..., 0] if channels == "L" else values).save(temporary, **options)
     except OSError as error:
         raise PictureError(f"cannot write {path}: {_one_line(error)}") from error
