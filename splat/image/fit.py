@@ -20,7 +20,7 @@ from splat.image.holes import harmonic_fill, hole_weights
 from splat.image.init import Structure, importance_of, structure_tensor
 from splat.image.model import ImageGaussians
 from splat.image.objective import Objective
-from splat.image.picture import Picture, read_grey, read_picture
+from splat.image.picture import Picture, read_picture
 from splat.metrics import MAX_PSNR
 from splat.stop import deferred_stop
 
@@ -116,7 +116,7 @@ def fit_image(
     weights: Tensor | None = None,
     *,
     hole: Tensor | None = None,
-    importance: Any = None,
+    importance: Tensor | None = None,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fits 2D Gaussians to a picture by least squares.
@@ -131,9 +131,8 @@ def fit_image(
         hole: bool [H, W], true where the picture is unknown. The fit goes around it: its surroundings extend into it,
             held by a weak pull to the harmonic fill (`splat.image.holes`). That repairs scratches and text; a large
             hole stays a smooth patch.
-        importance: a grey picture of the same size, read like `image`: where it is bright more of the Gaussians go (a
-            saliency map, a painted region). They are placed by it, at the start and as the fit grows; the error that
-            is minimised does not change.
+        importance: [H, W], at least 0: where it is large more of the Gaussians go (a saliency map, a painted region).
+            They are placed by it, at the start and as the fit grows; the error that is minimised does not change.
         callback: called after every step.
 
     Returns:
@@ -141,15 +140,14 @@ def fit_image(
         returns the best model so far, with interrupted=True.
 
     Raises:
-        PictureError: the picture cannot be read or fitted; an importance that cannot be read, or of another size.
-        ValueError: weights of another size, negative, or all 0; a hole of another size, or that leaves nothing; an
-            importance that is black.
+        PictureError: the picture cannot be read or fitted.
+        ValueError: weights or an importance of another size, negative, or all 0; a hole of another size, or that leaves
+            nothing.
     """
     picture = read_picture(image)
     if hole is not None:
         picture = replace(picture, pixels=harmonic_fill(picture.pixels.float(), hole))
         weights = hole_weights(hole, weights)
-    wanted = None if importance is None else read_grey(importance, picture.pixels, "importance")
     with one_torch_thread(), deferred_stop() as stop:
 
         def report(progress: FitProgress) -> None:
@@ -160,7 +158,7 @@ def fit_image(
                 stop.requested = True
 
         clock = Clock(config.time, report, lambda: stop.requested)
-        return _Search(picture, config, clock, weights=weights, importance=wanted).run()
+        return _Search(picture, config, clock, weights=weights, importance=importance).run()
 
 
 class _Search:
@@ -176,7 +174,7 @@ class _Search:
         self.objective = Objective.of(target, weights, options=options, dilation=config.dilation)
         self.structure = structure_tensor(target)
         if importance is not None:
-            self.structure = replace(self.structure, importance=importance_of(importance))
+            self.structure = replace(self.structure, importance=importance_of(importance, target))
         self.prepared = perf_counter() - began
         self.fits: list[Fit] = []
 
