@@ -24,7 +24,7 @@ from torch import Tensor
 from splat.core.ops import one_torch_thread
 from splat.core.rasterize_l2 import L2Step
 from splat.image import fitter, grow
-from splat.image.fitter import Clock, Fit, Plan, Schedule, run_fit
+from splat.image.fitter import FIRST_SIZE, Clock, Fit, Plan, Schedule, run_fit
 from splat.image.grow import Births
 from splat.image.init import Shapes, Structure, initial_shapes, structure_tensor
 from splat.image.layout import RGB
@@ -34,10 +34,10 @@ from splat.image.picture import read_picture
 NEVER = 1 << 30
 
 
-def uniform_shapes(structure: Structure, count: int, generator: torch.Generator) -> Shapes:
+def uniform_shapes(structure: Structure, count: int, generator: torch.Generator, size: float) -> Shapes:
     """Round Gaussians of one size all over the picture."""
     flat = torch.zeros_like(structure.gradient)
-    return initial_shapes(replace(structure, gradient=flat, coherence=flat), count, generator)
+    return initial_shapes(replace(structure, gradient=flat, coherence=flat), count, generator, size)
 
 
 def births_by_detail(
@@ -51,7 +51,7 @@ def births_by_detail(
 ) -> Births:
     """New Gaussians where the first ones went too, whatever the residual, with colours to be learnt."""
     nothing = params["colors"].new_zeros(count, params["colors"].shape[1])
-    return Births(initial_shapes(structure, count, generator), nothing, nothing)
+    return Births(initial_shapes(structure, count, generator, FIRST_SIZE["sum"]), nothing, nothing)
 
 
 def first_solve_only(fit: Fit, iterations: int, solve: Any = Fit.solve) -> None:

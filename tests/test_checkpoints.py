@@ -281,3 +281,15 @@ def test_the_command_line_converts_both_ways(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
     assert run("convert", ours, tmp_path / "x.pt", "--to", "gaussianimage") == 2
     assert "blend topk" in capsys.readouterr().err
+
+
+def test_an_option_that_does_not_apply_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs, ours = saved(image_gs_state(), "image-gs", tmp_path / "a.pt"), tmp_path / "model.safetensors"
+    size = ["--width", str(WIDTH), "--height", str(HEIGHT)]
+    assert run("convert", theirs, ours, *size, "--count", 5) == 2
+    assert "--count does not apply" in capsys.readouterr().err
+    assert run("convert", theirs, tmp_path / "model.json", *size) == 0
+    for more in (["again.ply", *size], ["again.pt", "--to", "image-gs", *size]):
+        assert run("convert", tmp_path / "model.json", tmp_path / more[0], *more[1:]) == 2
+        assert "--width does not apply" in capsys.readouterr().err
+    assert run("convert", tmp_path / "model.json", tmp_path / "again.pt", "--to", "image-gs") == 0

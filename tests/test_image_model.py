@@ -262,3 +262,13 @@ def test_the_ops_of_the_fit_follow_torchs_rules() -> None:
     state = [torch.rand(6, 2) for _ in range(4)]
     steps = torch.ones(6, dtype=torch.int32)
     torch.library.opcheck(torch.ops.splat.adam.default, (*state, steps, 0.1, 0.9, 0.99, 1e-15))
+
+
+def test_a_faint_gaussian_that_is_alone_colours_its_pixels_with_blend_topk() -> None:
+    one = torch.tensor([[8.5, 8.5]])
+    model = ImageGaussians(one, torch.full((1, 2), 0.5).log(), torch.zeros(1), torch.ones(1, 3), 17, 17, blend="topk")
+    weight = math.exp(-(2.0**2) / (2 * 0.5**2))  # two pixels away: a tenth of 1/255
+    expected = torch.full((3,), weight / (weight + 1e-4))
+    torch.testing.assert_close(model.render()[8, 10], expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(model.query(one + torch.tensor([2.0, 0.0]))[0], expected, rtol=1e-3, atol=0)
+    assert (model.render()[8, 14] == 0).all()

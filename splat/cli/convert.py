@@ -22,7 +22,7 @@ class Convert:
     .safetensors; writes all but .ksplat and lod-meta.json.
 
     Fitted pictures: reads and writes .safetensors, .ply, .json and .npz, all to the bit; writes .svg, which browsers
-    show.
+    show. Reads checkpoints of GaussianImage and Image-GS (.pth.tar, .pt), and writes them with --to.
 
     Examples:
 
@@ -51,13 +51,14 @@ class Convert:
     """Write a .ply file's nx ny nz (zeros), which some readers want."""
     count: int | None = None
     """Fitted pictures: keep only so many Gaussians, those whose lack would show most."""
-
     peer: tyro.conf.OmitArgPrefixes[PeerArguments] = field(default_factory=PeerArguments)
 
     def run(self) -> int:
         """Reads, writes and says what became of it."""
         if self.peer.concerns(self.source):
+            refuse_given(self, (*_SCENE_ONLY, "count"), "it is no option for checkpoints of GaussianImage and Image-GS")
             return self.peer.convert(self.source, self.target)
+        self.peer.refuse(f"{self.source.name} is no checkpoint of GaussianImage or Image-GS")
         from splat.image.export import is_image_model
 
         if is_image_model(self.source):

@@ -83,6 +83,8 @@ class FitImage:
     """Picture of the photo's size, white where the photo is unknown (scratches, text, a stamp). The fit goes around it,
     and its surroundings are continued into it. That repairs thin damage; a large hole becomes a smooth patch, because
     what was in it takes a generative model. The metrics are of the known pixels."""
+    importance: Path | None = None
+    """Grey picture of the photo's size: where it is bright more of the Gaussians go."""
     blend: Literal["sum", "topk"] = "sum"
     """How Gaussians become pixels: their sum, or the mean of the --topk strongest, by weight (as in Image-GS)."""
     topk: int = 10
@@ -90,8 +92,6 @@ class FitImage:
     pixel_kernel: bool = False
     """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: a model to be drawn larger
     (see splat upscale). Costs some PSNR at the photo's own size."""
-    importance: Path | None = None
-    """Grey picture of the photo's size: where it is bright more of the Gaussians go."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None
@@ -129,8 +129,8 @@ class FitImage:
                 config = config.for_any_size()
             like = picture.pixels
             weights = None if self.weights is None else read_grey(self.weights, like, "--weights")
+            importance = None if self.importance is None else read_grey(self.importance, like, "--importance")
             hole = None if self.mask is None else read_grey(self.mask, like, "--mask") > 0.5
-            importance = None if self.importance is None else read_picture(self.importance)
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
             check_folder(self.output)

@@ -21,7 +21,7 @@ class Info:
     """
 
     file: tyro.conf.Positional[Path | None] = None
-    """Scene or fitted picture, of any format that `splat convert` reads."""
+    """Scene or fitted picture, of any format that `splat convert` reads (checkpoints of other systems aside)."""
 
     def run(self) -> int:
         """Prints a line each."""

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from splat.cli.shared import refuse_given
+
+_READ_ONLY = ("width", "height", "features", "inverse_scale")
+
 
 @dataclass(frozen=True)
 class PeerArguments:
-    """Fitted pictures of GaussianImage and Image-GS (.pth.tar, .pt)."""
+    """Checkpoints of GaussianImage and Image-GS (.pth.tar, .pt)."""
 
     width: int | None = None
     """Width in pixels of the picture that a checkpoint was fitted to; it does not hold it."""
@@ -20,30 +24,32 @@ class PeerArguments:
     inverse_scale: bool = True
     """The Image-GS run had inverse scales, its default."""
     to: Literal["gaussianimage", "gaussianimage-rs", "image-gs"] | None = None
-    """Write the model.safetensors of a fitted picture as a checkpoint of this system."""
+    """Write a fitted picture as a checkpoint of this system."""
 
     def concerns(self, source: Path) -> bool:
-        """Whether this is no conversion of a scene."""
+        """Whether a checkpoint is read or written."""
         return self.to is not None or source.suffix.lower() in (".pt", ".pth", ".tar")
+
+    def refuse(self, why: str) -> None:
+        """ValueError where an option about a checkpoint to read is given."""
+        refuse_given(self, _READ_ONLY, why)
 
     def convert(self, source: Path, target: Path) -> int:
         """Reads one, writes the other and says what became of it."""
         from splat.image.checkpoints import load_checkpoint, save_checkpoint
-        from splat.image.export import load_image_model
+        from splat.image.export import load_image_model, save_image_model
 
         if self.to is not None:
+            self.refuse("with --to a checkpoint is written, not read")
             model = load_image_model(source)
             written = save_checkpoint(target, model, self.to)
             print(f"{target}  {self.to}, {len(model):,} Gaussians, without the state of an optimiser")
             if written.moved:
                 print(f"moved onto the border: {written.moved:,} Gaussians, by {written.farthest:.1f} pixels at most")
             return 0
-        if target.suffix.lower() != ".safetensors":
-            raise ValueError(f"{target}: a fitted picture is written as .safetensors, or with --to")
         size = {"width": self.width, "height": self.height}
         model = load_checkpoint(source, **size, features=self.features, inverse_scale=self.inverse_scale)
-        model.save(target)
-        print(
-            f"{target}  {len(model):,} Gaussians, {model.width} x {model.height}, {model.layout.mode} by {model.blend}"
-        )
+        kind = save_image_model(model, target)
+        about = f"{model.width} x {model.height}, {model.layout.mode} by {model.blend}"
+        print(f"{target}  {kind.name}, {len(model):,} Gaussians, {about}")
         return 0

@@ -110,17 +110,18 @@ def _by_stages(
     backend: Backend,
 ) -> L2Step:
     """What the op does, one stage after the other. wanted: target_tiles and weight_tiles."""
-    target, weight = (None if t is None else from_tiles(t, tiles.width, tiles.height) for t in wanted)
-    assert target is not None
+    target, weight = wanted
     leaves = [t.detach().requires_grad_(True) for t in (splats.means2d, splats.conics, splats.opacities, colors)]
     with torch.enable_grad():
         drawn = Splats2D(leaves[0], splats.depths, leaves[1], leaves[2], splats.radii)
         image, _ = rasterize(drawn, leaves[3], tiles, options=options, backend=backend)
-    both = [target - image.detach()[0], target - image.detach()[0].clamp(0, 1)]
+    shown = to_tiles(image.detach()[0])  # tiled, which the target is already
+    both = [target - shown, target - shown.clamp(0, 1)]
     weighted = [error if weight is None else weight * error for error in both]
-    v = torch.autograd.grad(image, leaves, -weighted[0][None])
-    errors = [float((a.double() * b.double()).sum()) for a, b in zip(both, weighted, strict=True)]
-    return L2Step(to_tiles(weighted[0]), errors[0], errors[1], *v)
+    v_image = from_tiles(-weighted[0], tiles.width, tiles.height)
+    v = torch.autograd.grad(image, leaves, v_image[None])
+    errors = [float((a * b).sum(dtype=torch.float64)) for a, b in zip(both, weighted, strict=True)]
+    return L2Step(weighted[0], errors[0], errors[1], *v)
 
 
 @ops.register_fake("splat::rasterize_l2")

@@ -28,6 +28,8 @@ Kind = Literal["gaussianimage", "gaussianimage-rs", "image-gs"]
 """gaussianimage has a Cholesky factor for a shape, gaussianimage-rs two scales and a rotation, like image-gs."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+_MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}
+"""What so many features are taken for."""
 _BOUND = 0.5
 """GaussianImage adds it to the stored scales, and to the diagonal of the Cholesky factor."""
 IMAGE_GS_K = 10
@@ -35,7 +37,6 @@ IMAGE_GS_K = 10
 _IMAGE_GS_RATES = {"xy": 5e-4, "scale": 2e-3, "rot": 2e-3, "feat": 5e-3}
 _EDGE = 1 - 2.0**-20
 """Farthest position, of 1, that is written for GaussianImage: beyond it atanh has no float32 to spare."""
-_MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def load_checkpoint(
@@ -198,7 +199,7 @@ def _drawn(model: ImageGaussians) -> ImageGaussians:
 
 def _to_gaussianimage(model: ImageGaussians, shape: str) -> tuple[dict[str, Tensor], Written]:
     if model.blend != "sum" or model.layout.mode != "RGB":
-        got = f"{model.layout.mode} of blend {model.blend}"
+        got = f"{model.layout.mode or f'{model.layout.channels} channels'} of blend {model.blend}"
         raise ValueError(f"GaussianImage draws RGB of blend sum, the model is {got}")
     model = _drawn(model)
     wanted = 2 * _shares(model.means, model.width, model.height) - 1

@@ -116,7 +116,7 @@ def fit_image(
     weights: Tensor | None = None,
     *,
     hole: Tensor | None = None,
-    importance: Any = None,
+    importance: Tensor | None = None,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fits 2D Gaussians to a picture by least squares.
@@ -131,9 +131,8 @@ def fit_image(
         hole: bool [H, W], true where the picture is unknown. The fit goes around it: its surroundings extend into it,
             held by a weak pull to the harmonic fill (`splat.image.holes`). That repairs scratches and text; a large
             hole stays a smooth patch.
-        importance: a grey picture of the same size, read like `image`: where it is bright more of the Gaussians go (a
-            saliency map, a painted region). They are placed by it, at the start and as the fit grows; the error that
-            is minimised does not change.
+        importance: [H, W], at least 0: where it is large more of the Gaussians go (a saliency map, a painted region).
+            They are placed by it, at the start and as the fit grows; the error that is minimised does not change.
         callback: called after every step.
 
     Returns:
@@ -142,10 +141,10 @@ def fit_image(
 
     Raises:
         PictureError: the picture cannot be read or fitted.
-        ValueError: weights of another size, negative, or all 0; a hole of another size, or that leaves nothing;
-            an importance of another size, or black.
+        ValueError: weights or an importance of another size, negative, or all 0; a hole of another size, or that leaves
+            nothing.
     """
-    picture, wanted = read_picture(image), None if importance is None else read_picture(importance)
+    picture = read_picture(image)
     if hole is not None:
         picture = replace(picture, pixels=harmonic_fill(picture.pixels.float(), hole))
         weights = hole_weights(hole, weights)
@@ -159,14 +158,14 @@ def fit_image(
                 stop.requested = True
 
         clock = Clock(config.time, report, lambda: stop.requested)
-        return _Search(picture, config, clock, weights=weights, importance=wanted).run()
+        return _Search(picture, config, clock, weights=weights, importance=importance).run()
 
 
 class _Search:
     """One fit, or the search for the number of Gaussians that reaches a PSNR."""
 
     def __init__(
-        self, picture: Picture, config: FitConfig, clock: Clock, *, weights: Tensor | None, importance: Picture | None
+        self, picture: Picture, config: FitConfig, clock: Clock, *, weights: Tensor | None, importance: Tensor | None
     ) -> None:
         target = (picture.pixels.float() * picture.layout.root_weights()).contiguous()
         self.layout, self.config, self.clock = picture.layout, config, clock
@@ -175,8 +174,7 @@ class _Search:
         self.objective = Objective.of(target, weights, options=options, dilation=config.dilation)
         self.structure = structure_tensor(target)
         if importance is not None:
-            height, width, _ = target.shape
-            self.structure = replace(self.structure, importance=importance_of(importance.pixels, width, height))
+            self.structure = replace(self.structure, importance=importance_of(importance, target))
         self.prepared = perf_counter() - began
         self.fits: list[Fit] = []
 

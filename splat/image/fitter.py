@@ -23,6 +23,9 @@ from splat.metrics import MAX_PSNR, psnr_of_error
 
 SOLVE_EVERY = 50
 REPORT_EVERY = 25
+FIRST_SIZE: dict[OrderFree, float] = {"sum": 0.9, "topk": 0.63}
+"""Standard deviation of the first Gaussians by the radius of their shares. Those of topk part the picture among them
+and need no overlap: 0.3 dB more than with 0.9 on crops of three Kodak pictures (1.35: 0.8 dB less)."""
 PLATEAU_RISE = 0.01
 """dB. A fit that rises by less in a tenth of its schedule goes straight to the closing part of it."""
 PLATEAU_TO = 0.85
@@ -87,7 +90,8 @@ class Fit:
         self.total = total = plan.total
         self.schedule = Schedule()
         self.typical = math.sqrt(objective.canvas.height * objective.canvas.width / (math.pi * total))
-        first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator)
+        size = FIRST_SIZE[cast(OrderFree, objective.canvas.options.blend)]
+        first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator, size)
         colors = first.means.new_zeros(len(first.means), objective.target_tiles.shape[1])
         shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
         self.optimizer = ShapeOptimizer(shapes, LearningRates(), plan.least_scale)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from splat.core.checks import Arguments
 from splat.core.separable import correlate, gaussian_taps
 
 MAX_AXIS_RATIO = 2.5
@@ -64,22 +65,21 @@ class Structure:
         return self.importance[y.clamp(0, height - 1), x.clamp(0, width - 1)]
 
 
-def importance_of(picture: Tensor, width: int, height: int) -> Tensor:
-    """`Structure.importance` by a map [H, W, D] of the fitted picture's size, its colours added: in proportion to the
-    map for 70 %, the same everywhere for 30 %, so that nothing is left bare (as Image-GS, Zhang et al. 2025, mixes its
+def importance_of(wanted: Tensor, like: Tensor) -> Tensor:
+    """`Structure.importance` by a map [H, W], at least 0, for the picture `like` [H, W, D]: for 70 % in proportion to
+    the map, for 30 % the same everywhere, so that nothing is left bare (as Image-GS, Zhang et al. 2025, mixes its
     saliency map).
 
     Raises:
-        ValueError: another size, or a map that is black.
+        ValueError: a map of another size, negative or not finite, or 0 everywhere.
     """
-    if tuple(picture.shape[:2]) != (height, width):
-        got = f"{picture.shape[1]} x {picture.shape[0]}"
-        raise ValueError(f"importance must be as large as the picture, {width} x {height} pixels, got {got}")
-    grey = picture[..., :3].sum(2)  # not the alpha
-    mean = grey.mean()
-    if not mean > 0:
-        raise ValueError("importance must be brighter than black somewhere")
-    return SHARE_BY_DETAIL * grey / mean + (1 - SHARE_BY_DETAIL)
+    check = Arguments()
+    check.floats("image", like, "H", "W", "D")
+    check.floats("importance", wanted, "H", "W")
+    mean = wanted.mean()
+    if not (bool(torch.isfinite(mean)) and float(wanted.min()) >= 0 and mean > 0):
+        raise ValueError("importance must be finite, at least 0 and not all 0")
+    return SHARE_BY_DETAIL * wanted / mean + (1 - SHARE_BY_DETAIL)
 
 
 def structure_tensor(image: Tensor, sigma: float = 1.5) -> Structure:
@@ -197,12 +197,13 @@ def oriented_shapes(means: Tensor, sizes: Tensor, structure: Structure) -> Shape
     return Shapes(means, log_scales, structure.angle[y, x].clone())
 
 
-def initial_shapes(structure: Structure, count: int, generator: torch.Generator) -> Shapes:
-    """`count` Gaussians by `density`, each sized to its share of the picture."""
+def initial_shapes(structure: Structure, count: int, generator: torch.Generator, size: float) -> Shapes:
+    """`count` Gaussians by `density`, each with a standard deviation of `size` times the radius of its share of the
+    picture."""
     probability = density(structure)
     means = sample_positions(probability, count, generator)
     height, width = probability.shape
     x, y = means.long().unbind(-1)
     x, y = x.clamp_max(width - 1), y.clamp_max(height - 1)  # a position may be rounded to the far edge
     share = 1.0 / (math.pi * count * probability[y, x])
-    return oriented_shapes(means, 0.9 * share.sqrt().clamp(0.5, max(probability.shape) / 2), structure)
+    return oriented_shapes(means, size * share.sqrt().clamp(0.5, max(probability.shape) / 2), structure)

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splat.core.binning import ALPHA_MIN
 from splat.core.rasterize import TOPK_EPSILON
 from splat.files import atomic_write
 from splat.image.layout import Layout
@@ -93,7 +92,7 @@ def page_text(model: ImageGaussians, facts: PageFacts = PageFacts()) -> bytes:
         "blend": model.blend,
         "topk": model.topk,
         "dilation": model.dilation,
-        "cutoff": ALPHA_MIN,
+        "cutoff": model.options.cutoff,
         "topk_epsilon": TOPK_EPSILON,
         "encoding": packed.encoding,
         "columns": packed.ranges,
