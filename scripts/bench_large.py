@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def main() -> None:
         print(f"{width} x {height}, n = {arguments.n:,}, {' '.join(limit)}, --tile {arguments.tile}", flush=True)
         command = [sys.executable, "-m", "splat", "fit-image", str(folder / "large.png"), "-o", str(folder / "out")]
         phases = watch([*command, "-n", str(arguments.n), *limit, "--tile", arguments.tile, "--json-lines"])
-        for (_, before), (name, after) in zip(phases, phases[1:], strict=False):
+        for (_, before), (name, after) in pairwise(phases):
             wall, cpu = after.wall - before.wall, after.cpu - before.cpu
             print(f"  {name:<12} {wall:7.1f} s wall {cpu:7.1f} s CPU   peak so far {after.peak:5.2f} GiB")
         first, last = phases[0][1], phases[-1][1]

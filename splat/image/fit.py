@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from splat.core.checks import check_int
 from splat.core.ops import one_torch_thread
 from splat.image.fitter import Clock, Fit, FitProgress, run_fit
 from splat.image.init import Structure, structure_tensor
+from splat.image.large import LargeFit, fit_large
 from splat.image.model import ImageGaussians
 from splat.image.picture import Picture, read_picture
 from splat.metrics import MAX_PSNR
@@ -27,6 +30,9 @@ GAIN: dict[Preset, float] = {"draft": 0.0, "fast": 0.8, "best": 1.3}
 PIXELS_PER_GAUSSIAN = 40
 DB_PER_DOUBLING = 3.0
 """What twice as many Gaussians gain, about."""
+TILED_FROM = 1 << 24
+"""Pixels. Pictures with more are fitted by tiles."""
+AUTO_TILE = 2048
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,17 @@ class FitConfig:
     """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
     seed: int = 0
     """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
+    tile: int | None = None
+    """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole.
+    Default: tiles of 2048 for pictures above 16 megapixels, the whole below, and for target_psnr."""
 
     def __post_init__(self) -> None:
         if self.n is not None:
             check_int("n", self.n, 1)
+        if self.tile is not None:
+            check_int("tile", self.tile, 0)
+        if self.tile and self.target_psnr is not None:
+            raise ValueError("tile goes with n, not with target_psnr: the search fits the picture as a whole")
         for name, most in (("time", math.inf), ("target_psnr", MAX_PSNR)):
             value = getattr(self, name)
             if value is None:
@@ -70,7 +83,8 @@ class FitResult:
     history: list[dict[str, float]]
     """step, n, psnr and seconds, every 25 steps."""
     seconds: dict[str, float]
-    """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians)."""
+    """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians). Of a fit by tiles:
+    coarse and tiles."""
     psnr: float
     """Of the render clamped to 0..1, in dB, at most 100."""
     interrupted: bool = False
@@ -83,10 +97,19 @@ def auto_count(structure: Structure) -> int:
     return max(1, round(structure.gradient.numel() / PIXELS_PER_GAUSSIAN * min(4.0, max(0.1, detail))))
 
 
+def _tile_side(config: FitConfig, pixels: Tensor) -> int:
+    """0: the picture is fitted as a whole."""
+    if config.tile is not None:
+        return config.tile
+    large = pixels.shape[0] * pixels.shape[1] > TILED_FROM and config.target_psnr is None
+    return AUTO_TILE if large else 0
+
+
 def fit_image(
     image: Any,
     config: FitConfig = FitConfig(),
     *,
+    work: Path | None = None,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fits 2D Gaussians to a picture by least squares.
@@ -95,6 +118,9 @@ def fit_image(
         image: a path, a PIL image, or a numpy array or tensor [H, W] or [H, W, D] (uint8, uint16, or float in 0..1)
             with D = 1, 3 or 4 (RGBA is fitted premultiplied).
         config: how many Gaussians, how long.
+        work: file (.safetensors) in which a fit by tiles keeps those that are done. With the same picture and config it
+            goes on from there, after Ctrl-C or a kill, to the same model (without `time`). Remove it when the model is
+            safe.
         callback: called after every step.
 
     Returns:
@@ -114,7 +140,14 @@ def fit_image(
             except KeyboardInterrupt:
                 stop.requested = True
 
-        return _Search(picture, config, Clock(config.time, report, lambda: stop.requested)).run()
+        clock = Clock(config.time, report, lambda: stop.requested)
+        side = _tile_side(config, picture.pixels)
+        if side == 0:
+            return _Search(picture, config, clock).run()
+        # By bands: the structure of a whole picture takes as much memory as the picture.
+        n = config.n or sum([auto_count(structure_tensor(band)) for band in torch.split(picture.pixels, side)])
+        state = fit_large(LargeFit(picture, n, STEPS[config.preset], config.seed, side, work), clock)
+        return FitResult(state.model, state.history, state.seconds, state.psnr, interrupted=clock.stopped())
 
 
 class _Search:

@@ -62,7 +62,17 @@ class Schedule:
 class Fit:
     """The Gaussians of one running fit. `advance` takes an optimiser step, and grows and exchanges where it is due."""
 
-    def __init__(self, target: Tensor, channels: Channels, structure: Structure, total: int, seed: int) -> None:
+    def __init__(
+        self,
+        target: Tensor,
+        channels: Channels,
+        structure: Structure,
+        total: int,
+        seed: int,
+        *,
+        start: dict[str, Tensor] | None = None,
+        schedule: Schedule = Schedule(),
+    ) -> None:
         began = time.perf_counter()
         self.target = target
         self.target_tiles = to_tiles(target)
@@ -71,12 +81,13 @@ class Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.structure = structure
         self.total = total
-        self.schedule = Schedule()
+        self.schedule = schedule
         self.typical = math.sqrt(self.height * self.width / (math.pi * total))
-        first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator)
-        colors = target.new_zeros(len(first.means), target.shape[2])
-        shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
-        self.optimizer = ShapeOptimizer(shapes, LearningRates(), self.typical)
+        if start is None:
+            first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator)
+            colors = target.new_zeros(len(first.means), target.shape[2])
+            start = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
+        self.optimizer = ShapeOptimizer(start, LearningRates(), self.typical)
         self.psnr = 0.0
         self.best: tuple[float, ImageGaussians] | None = None
         self.step = 0
@@ -86,8 +97,16 @@ class Fit:
     def __len__(self) -> int:
         return len(self.optimizer)
 
-    def _take_psnr(self, clamped_error: float) -> None:
-        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.target.numel()))
+    def _error(self, step: L2Step) -> float:
+        """The squared error that the PSNR is of."""
+        return step.clamped_error
+
+    def _wanting(self, residual: Tensor) -> Tensor:
+        """The part of a tiled residual that new Gaussians are to explain."""
+        return residual
+
+    def _take_psnr(self, step: L2Step) -> None:
+        self.psnr = min(MAX_PSNR, psnr_of_error(self._error(step) / self.target.numel()))
 
     def solve(self, iterations: int) -> None:
         """Sets the colours to the best for the shapes."""
@@ -95,7 +114,7 @@ class Fit:
         p = self.optimizer.params
         system = ColorSystem(p["means"], p["log_scales"], p["angles"], self.width, self.height)
         self.optimizer.set_colors(solve_colors(system, self.target_tiles, p["colors"], iterations))
-        self._take_psnr(system.step(self.optimizer.params["colors"], self.target_tiles).clamped_error)
+        self._take_psnr(system.step(self.optimizer.params["colors"], self.target_tiles))
         self.seconds["solve"] += time.perf_counter() - began
 
     def advance(self, done: float) -> None:
@@ -107,7 +126,7 @@ class Fit:
         tiles = bin_splats(splats, width=self.width, height=self.height, depth_order=False)
         # Not of the clamped picture: the colour solve minimises the same thing.
         step = rasterize_l2(splats, p["colors"][None], tiles, self.target_tiles)
-        self._take_psnr(step.clamped_error)
+        self._take_psnr(step)
         if self.step % REPORT_EVERY == 0:
             self.keep_if_best()
         front = torch.autograd.grad((splats.means2d, splats.conics), shapes, (step.v_means2d, step.v_conics))
@@ -130,7 +149,7 @@ class Fit:
             if moved:
                 optimizer.keep(cost.argsort()[moved:].sort().values)
         sigma = max(0.6, 0.35 * self.typical)
-        born = best_births(step.residual, wanted - len(optimizer), sigma, self.structure, self.generator)
+        born = best_births(self._wanting(step.residual), wanted - len(optimizer), sigma, self.structure, self.generator)
         shapes = {"means": born.shapes.means, "log_scales": born.shapes.log_scales, "angles": born.shapes.angles}
         # Less than the best colour: neighbours are born with it.
         optimizer.append({**shapes, "colors": 0.7 * born.colors})
@@ -162,9 +181,13 @@ class FitProgress:
     eta: float
     """Seconds."""
     phase: str
-    """init, pilot (looking for the number of Gaussians), fit or done."""
+    """init, pilot (looking for the number of Gaussians), fit or done; of a large picture coarse (the picture at a
+    smaller size), tiles or done."""
     model_fn: Callable[[], ImageGaussians]
     """A copy of the present model."""
+    tile: int = 0
+    """The tile that is being fitted, from 1; 0 where there is none."""
+    tiles: int = 0
 
 
 @dataclass

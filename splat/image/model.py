@@ -64,6 +64,11 @@ class ImageGaussians:
         means, log_scales, angles, colors = (change(getattr(self, name)) for name in _TENSORS)
         return replace(self, means=means, log_scales=log_scales, angles=angles, colors=colors)
 
+    def joined(self, other: ImageGaussians) -> Self:
+        """This model and the Gaussians of another one of the same picture."""
+        tensors = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in _TENSORS}
+        return replace(self, **tensors)  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> Self:
         """The model on another device."""
         return self.map(lambda t: t.to(device))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Channels = Literal["L", "RGB", "RGBA"]
 Bits = Literal[8, 16]
 Array: TypeAlias = npt.NDArray[np.generic]
+Levels: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"
 Source: TypeAlias = "str | Path | Array | Tensor | Image.Image"
 
 MAX_SIDE = 16384
@@ -85,6 +86,15 @@ def read_picture(source: Source) -> Picture:
     raise PictureError(f"a picture is a path, numpy array, torch tensor or PIL image, got {type(source).__name__}")
 
 
+PNG_LEVEL = 6
+PNG_LEVEL_LARGE = 3
+"""zlib's level above LARGE: half the time for 4 % more bytes (measured on 33 megapixels)."""
+LARGE = 1 << 23
+"""Pixels."""
+STRIP = 256
+"""Rows that are converted at a time."""
+
+
 def write_picture(path: str | Path, pixels: Tensor, channels: Channels, bits: Bits = 8) -> None:
     """Writes `pixels` [H,W,D] (0..1, clamped; colours premultiplied when `channels` is RGBA) by the suffix of `path`:
     .png (8 or 16 bits, exact), .webp (lossless, 8 bits) or .jpg (quality 95, 8 bits, no alpha). The file appears whole
@@ -93,45 +103,57 @@ def write_picture(path: str | Path, pixels: Tensor, channels: Channels, bits: Bi
     Raises:
         PictureError: shape that does not fit `channels`, values that are not finite, or a format that cannot hold them.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
+    if pixels.ndim != 3 or pixels.shape[2] != CHANNEL_COUNT[channels] or pixels.numel() == 0:
+        raise PictureError(
+            f"cannot write {path}: pixels must have shape [H,W,{CHANNEL_COUNT[channels]}], got {list(pixels.shape)}"
+        )
+    check_suffix(path, channels, bits)
+    if not all(bool(rows.isfinite().all()) for rows in torch.split(pixels, STRIP)):
+        raise PictureError(f"cannot write {path}: pixels hold NaN or infinity")
+    write_levels(path, quantise(pixels, bits), channels)
+
+
+def check_suffix(path: str | Path, channels: Channels, bits: Bits) -> None:
+    """PictureError where no picture with these channels can be written under this name."""
+    suffix = Path(path).suffix.lower()
     if suffix not in (".png", ".webp", ".jpg", ".jpeg"):
         raise PictureError(f"cannot write {path}: the name must end in .png, .webp or .jpg")
     if bits == 16 and suffix != ".png":
         raise PictureError(f"cannot write {path}: only .png holds 16 bits")
     if channels == "RGBA" and suffix in (".jpg", ".jpeg"):
         raise PictureError(f"cannot write {path}: JPEG holds no alpha, use .png or .webp")
-    if pixels.ndim != 3 or pixels.shape[2] != CHANNEL_COUNT[channels] or pixels.numel() == 0:
-        raise PictureError(
-            f"cannot write {path}: pixels must have shape [H,W,{CHANNEL_COUNT[channels]}], got {list(pixels.shape)}"
-        )
-    if not bool(pixels.isfinite().all()):
-        raise PictureError(f"cannot write {path}: pixels hold NaN or infinity")
-    values = quantise(pixels, bits)
+
+
+def write_levels(path: str | Path, values: Levels, channels: Channels) -> None:
+    """Writes [H,W,D] of uint8 or uint16, alpha not premultiplied, as `write_picture` does what it has quantised."""
+    path = Path(path)
+    check_suffix(path, channels, 16 if values.dtype == np.uint16 else 8)
     try:
         with atomic_write(path) as temporary:
-            if bits == 16:
-                temporary.write_bytes(_encode_png16(values))
+            if values.dtype == np.uint16:
+                _write_png16(temporary, values)
             else:
                 from PIL import Image
 
-                kinds: dict[str, dict[str, Any]] = {".png": {"compress_level": 6}, ".webp": {"lossless": 1}}
-                options = kinds.get(suffix, {"quality": 95})
+                level = PNG_LEVEL if values.shape[0] * values.shape[1] <= LARGE else PNG_LEVEL_LARGE
+                kinds: dict[str, dict[str, Any]] = {".png": {"compress_level": level}, ".webp": {"lossless": 1}}
+                options = kinds.get(path.suffix.lower(), {"quality": 95})
                 Image.fromarray(values[..., 0] if channels == "L" else values).save(temporary, **options)
     except OSError as error:
         raise PictureError(f"cannot write {path}: {_one_line(error)}") from error
 
 
-def quantise(pixels: Tensor, bits: Bits = 8) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+def quantise(pixels: Tensor, bits: Bits = 8) -> Levels:
     """[H,W,D] 0..1 (premultiplied when D is 4) to integers: divides the colours by alpha, clamps and rounds."""
-    values = pixels.detach().to("cpu", torch.float32).clamp(0, 1)
-    if values.shape[2] == 4:
-        alpha = values[..., 3:]
-        colours = torch.where(alpha > 0, values[..., :3] / alpha.clamp_min(1e-12), 0).clamp_max(1)
-        values = torch.cat([colours, alpha], dim=2)
-    top = 2**bits - 1
-    rounded: npt.NDArray[np.float32] = (values * top + 0.5).floor().numpy()
-    return rounded.astype(np.uint8) if bits == 8 else rounded.astype(np.uint16)
+    levels = np.empty(pixels.shape, np.uint8 if bits == 8 else np.uint16)
+    for top in range(0, pixels.shape[0], STRIP):
+        values = pixels[top : top + STRIP].detach().to("cpu", torch.float32).clamp(0, 1)
+        if values.shape[2] == 4:
+            alpha = values[..., 3:]
+            colours = torch.where(alpha > 0, values[..., :3] / alpha.clamp_min(1e-12), 0).clamp_max(1)
+            values = torch.cat([colours, alpha], dim=2)
+        levels[top : top + STRIP] = (values * (2**bits - 1) + 0.5).floor().numpy()
+    return levels
 
 
 def _finish(values: npt.NDArray[np.float32], bits: Bits, name: str) -> Picture:
@@ -263,7 +285,9 @@ def _upright(values: npt.NDArray[np.float32], orientation: int) -> npt.NDArray[n
 
 
 def _scaled(values: Array) -> npt.NDArray[np.float32]:
-    return values.astype(np.float32) / np.float32(np.iinfo(cast("np.dtype[np.integer]", values.dtype)).max)
+    scaled = values.astype(np.float32)
+    scaled /= np.float32(np.iinfo(cast("np.dtype[np.integer]", values.dtype)).max)
+    return scaled
 
 
 def _check_array(array: Array) -> tuple[npt.NDArray[np.float32], Bits]:
@@ -295,22 +319,30 @@ def _check_array(array: Array) -> tuple[npt.NDArray[np.float32], Bits]:
 # 16-bit PNG, which Pillow cannot write in colour
 
 
-def _encode_png16(values: Array) -> bytes:
+def _write_png16(path: Path, values: Array) -> None:
     """[H,W,1|3|4] uint16 as a PNG file (W3C PNG, third edition), each row with the Up filter.
 
     Up costs about 5 % in size against the best filter of every row, and is one subtraction.
     """
     height, width, depth = values.shape
-    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = 2
-    filtered[0, 1:] = rows[0]
-    filtered[1:, 1:] = rows[1:] - rows[:-1]
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     colour_type = {1: 0, 3: 2, 4: 6}[depth]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    data = zlib.compress(filtered.tobytes(), 6)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    packer = zlib.compressobj(PNG_LEVEL if height * width <= LARGE else PNG_LEVEL_LARGE)
+
+    with path.open("wb") as file:
+
+        def chunk(kind: bytes, body: bytes) -> None:
+            file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+
+        file.write(b"\x89PNG\r\n\x1a\n")
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
+        above = np.zeros((1, 2 * width * depth), np.uint8)
+        for top in range(0, height, STRIP):
+            rows = values[top : top + STRIP].astype(">u2").reshape(-1, width * depth).view(np.uint8)
+            filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+            filtered[:, 0] = 2
+            filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
+            above = rows[-1:]
+            if data := packer.compress(filtered.tobytes()):
+                chunk(b"IDAT", data)
+        chunk(b"IDAT", packer.flush())
+        chunk(b"IEND", b"")
