@@ -60,7 +60,7 @@ class FitImage:
     """draft, fast or best: 200, 600 or 3,000 steps (fewer where the PSNR stops rising)."""
     tile: str = "auto"
     """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole;
-    auto: tiles for pictures above 16 megapixels."""
+    auto: tiles for pictures of 8 megapixels and more."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None
@@ -204,7 +204,7 @@ class _Progress:
 
     def __init__(self, command: FitImage) -> None:
         self.json_lines, self.silent = command.json_lines, command.quiet
-        self.phase = ""
+        self.phase, self.step = "", 0
         self.bar: Any = None
         self.task: Any = None
 
@@ -234,7 +234,7 @@ class _Progress:
         if self.bar is not None:
             self.bar.update(self.task, description=self.WORDS[phase], completed=share, left="")
         if self.json_lines and phase != self.phase:
-            print(json.dumps({"event": "progress", "phase": phase}), flush=True)
+            print(json.dumps({"event": "progress", "phase": phase, "step": self.step}), flush=True)
         self.phase = phase
 
     def fit(self, p: FitProgress) -> None:
@@ -252,4 +252,4 @@ class _Progress:
             fields = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in vars(p).items()}
             del fields["model_fn"]
             print(json.dumps({"event": "progress", **fields}), flush=True)
-        self.phase = p.phase
+        self.phase, self.step = p.phase, p.step

@@ -30,9 +30,10 @@ GAIN: dict[Preset, float] = {"draft": 0.0, "fast": 0.8, "best": 1.3}
 PIXELS_PER_GAUSSIAN = 40
 DB_PER_DOUBLING = 3.0
 """What twice as many Gaussians gain, about."""
-TILED_FROM = 1 << 24
-"""Pixels. Pictures with more are fitted by tiles."""
-AUTO_TILE = 2048
+TILED_FROM = 1 << 23
+"""Pixels. Pictures with as many are fitted by tiles: less memory, and from about here on no loss in equal time
+(docs/image-large.md)."""
+AUTO_TILE = 1024
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class FitConfig:
     """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
     tile: int | None = None
     """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole.
-    Default: tiles of 2048 for pictures above 16 megapixels, the whole below, and for target_psnr."""
+    Default: tiles of 1024 for pictures of 8 megapixels and more; the whole below, and for target_psnr."""
 
     def __post_init__(self) -> None:
         if self.n is not None:
@@ -101,7 +102,7 @@ def _tile_side(config: FitConfig, pixels: Tensor) -> int:
     """0: the picture is fitted as a whole."""
     if config.tile is not None:
         return config.tile
-    large = pixels.shape[0] * pixels.shape[1] > TILED_FROM and config.target_psnr is None
+    large = pixels.shape[0] * pixels.shape[1] >= TILED_FROM and config.target_psnr is None
     return AUTO_TILE if large else 0
 
 
