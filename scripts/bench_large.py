@@ -1,7 +1,7 @@
 """Fits a large picture with the command line and reports quality, time by phase and peak memory.
 
     python scripts/bench_large.py                                 # 8192 x 4096, 200,000 Gaussians, 60 s
-    python scripts/bench_large.py --size 4096 4096 --n 100000 --steps 200 --tile 2048
+    python scripts/bench_large.py --size 4096 2048 --n 50000 --preset draft --tile 0
 
 The picture is made of pieces of the bundled photographs: cut, turned, mirrored, enlarged and tinted, with a fine grain,
 the same every time. The fit runs in a process of its own, watched from here: wall and CPU seconds (user + system of all
