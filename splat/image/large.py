@@ -30,7 +30,8 @@ COARSE_PIXELS = 1 << 22
 COARSE_STEPS = 200
 """Most steps of the coarse fit: it is there to be improved."""
 COARSE_TIME = 0.15
-"""Share of the time that it may take. 0.1 is 0.1 dB better at 33 megapixels in 60 s, 0.3 is 0.2 dB better at 8 in 20 s."""
+"""Share of the time that it may take. 0.1 is 0.1 dB better at 33 megapixels in 60 s, 0.3 is 0.2 dB better at 8 in
+20 s."""
 COARSE_PIXELS_PER_GAUSSIAN = 40
 """Gaussians with fewer of the smaller picture's pixels each are fitted to what is lost with the size, and hinder the
 tiles (2 megapixels, a quarter of the size, 40 steps: 27.2 dB with 10 pixels each; 29.1 dB with 40 and 130 steps, in a
