@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from splat.core.separable import correlate, gaussian_taps
 
 TAPS = 11
 SIGMA = 1.5
@@ -12,22 +13,18 @@ C1 = 0.01**2
 C2 = 0.03**2
 
 
-def _window(like: Tensor) -> Tensor:
-    offsets = torch.arange(TAPS, dtype=torch.float64, device=like.device) - TAPS // 2
-    weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
-    return (weights / weights.sum()).to(like)
-
-
 def ssim_maps(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """SSIM and its contrast-structure factor at every pixel, zeros outside the picture: [B, H, W, D] -> two of it."""
-    batch, height, width, channels = image.shape
-    w = _window(image)
+    border = TAPS // 2
+    return inner_ssim_maps(*(F.pad(v, (0, 0, border, border, border, border)) for v in (image, target)))
+
+
+def inner_ssim_maps(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the pixels whose window lies inside the picture: TAPS - 1 fewer each way."""
+    taps = gaussian_taps(SIGMA, TAPS // 2)
 
     def blur(field: Tensor) -> Tensor:
-        rows = field.permute(0, 3, 1, 2).reshape(batch * channels, 1, height, width)
-        rows = F.conv2d(rows, w.view(1, 1, 1, -1), padding=(0, TAPS // 2))
-        rows = F.conv2d(rows, w.view(1, 1, -1, 1), padding=(TAPS // 2, 0))
-        return rows.view(batch, channels, height, width).permute(0, 2, 3, 1)
+        return correlate(correlate(field, taps, 1), taps, 2)
 
     mu1, mu2 = blur(image), blur(target)
     variances = blur(image * image + target * target) - mu1 * mu1 - mu2 * mu2
