@@ -31,6 +31,11 @@ def _pair(image: Tensor, target: Tensor) -> None:
     check_device("target", target, "image", image)
 
 
+def error_of_psnr(psnr: float) -> float:
+    """The inverse of psnr_of_error."""
+    return float(10 ** (-psnr / 10))
+
+
 def psnr_of_error(mean_squared_error: float) -> float:
     """PSNR in dB of values in 0..1; infinity for no error."""
     return -10 * math.log10(mean_squared_error) if mean_squared_error > 0 else math.inf
@@ -72,10 +77,14 @@ def pu21_psnr(image: Tensor, target: Tensor, white: float = 100.0) -> float:
     return psnr(pu21(image * white), pu21(target * white), PU21_PEAK)
 
 
-def _checked(mask: Tensor, image: Tensor) -> Tensor:
+def _fitting(mask: Tensor, image: Tensor) -> Tensor:
     if mask.dtype != torch.bool or mask.shape != image.shape[:2]:
         raise ValueError(f"mask must be bool [H, W] = {list(image.shape[:2])}, got {mask.dtype} {list(mask.shape)}")
-    if not bool(mask.any()):
+    return mask
+
+
+def _checked(mask: Tensor, image: Tensor) -> Tensor:
+    if not bool(_fitting(mask, image).any()):
         raise ValueError("mask must leave at least one pixel")
     return mask
 
@@ -126,6 +135,8 @@ class _Scale:
     @property
     def means(self) -> tuple[float, float]:
         """SSIM and its contrast-structure factor."""
+        if not self.count:
+            raise ValueError(f"mask must leave a pixel that is {TAPS // 2} or more from the border")
         return self.sums[0] / self.count, self.sums[1] / self.count
 
 
@@ -137,7 +148,8 @@ def _after(carried: list[Tensor], rows: list[Tensor]) -> list[Tensor]:
 
 
 class Scores:
-    """PSNR, SSIM and MS-SSIM of a pair of pictures that comes as strips of rows, from the top; memory for a strip."""
+    """PSNR, SSIM and MS-SSIM of a pair of pictures that comes as strips of rows, from the top; memory for a strip. With
+    a mask only PSNR and SSIM mean something."""
 
     def __init__(self, height: int, width: int) -> None:
         self.height = height
@@ -146,16 +158,18 @@ class Scores:
         self.finest = _Scale(height, width, scales)
         self.weights = [w / sum(MS_WEIGHTS[:scales]) for w in MS_WEIGHTS[:scales]]
 
-    def add(self, image: Tensor, target: Tensor) -> None:
-        """The next rows [h, W, D] of both, values in 0..1."""
+    def add(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """The next rows [h, W, D] of both, values in 0..1; mask: bool [h, W], the pixels that count."""
         _pair(image, target)
+        if mask is not None:
+            image = torch.where(_fitting(mask, image)[..., None], image, target)
         if self.rows + len(image) > self.height:
             raise ValueError(f"image must have {self.height - self.rows} rows or fewer that are left, got {len(image)}")
         self.rows += len(image)
         with one_torch_thread():  # many small operations
             self.squared += float((image - target).square().double().sum())
-            self.values += image.numel()
-            self.finest.add(image, target, last=self.rows == self.height)
+            self.values += image.numel() if mask is None else int(mask.sum()) * image.shape[2]
+            self.finest.add(image, target, last=self.rows == self.height, mask=mask)
 
     @property
     def psnr(self) -> float:
@@ -184,10 +198,7 @@ def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     _pair(image, target)
     scale = _Scale(*image.shape[:2])
     if mask is not None:
-        mask = _checked(mask, image)
-        if not bool(crop_border(mask[None]).any()):
-            raise ValueError(f"mask must leave a pixel that is {TAPS // 2} or more from the border")
-        image = torch.where(mask[..., None], image, target)
+        image = torch.where(_checked(mask, image)[..., None], image, target)
     with one_torch_thread():
         scale.add(image, target, last=True, mask=mask)
     return scale.means[0]

@@ -106,8 +106,8 @@ class Encode:
         fit = FitConfig(n=self.n, preset=self.preset, seed=self.seed)
         with FitBar(self.quiet, json_lines=False) as show:
             if self.target_psnr is not None:
-                return encode_to_psnr(picture, self.target_psnr, config, fit, callback=show)
-            return encode_image(picture, config, fit, callback=show)
+                return encode_to_psnr(picture, self.target_psnr, config, fit, callback=show.fit)
+            return encode_image(picture, config, fit, callback=show.fit)
 
     def _config(self, pixels: int) -> EncodeConfig:
         from splat.image.codec.encode import EncodeConfig

@@ -7,7 +7,7 @@ import math
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -16,17 +16,19 @@ from splat.files import atomic_write
 from splat.stop import deferred_stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     import numpy.typing as npt
     from torch import Tensor
 
+    from splat.image.bands import Judged
     from splat.image.fit import FitResult
     from splat.image.fitter import FitProgress
     from splat.image.picture import Picture
+    from splat.metrics import Scores
 
 FRAMES = 48
+WORK = "unfinished.safetensors"
+"""In the output folder while a fit by tiles runs, and after one that was stopped."""
 
 
 @dataclass
@@ -34,7 +36,8 @@ class FitImage:
     """Fit 2D Gaussians to a picture, or to a stack of pictures at once.
 
     Writes recon.png (.tif, .exr, ... where the picture was one), model.safetensors, metrics.json, error.png and
-    ellipses.png to the output folder. Ctrl-C stops the fit and writes the best model so far (exit code 130).
+    ellipses.png to the output folder. Ctrl-C stops the fit and writes the best model so far (exit code 130). Large
+    pictures are fitted by tiles; the same command goes on after Ctrl-C or a kill.
 
     A picture is FILE[:KIND][:CURVE][:WEIGHT]:
 
@@ -92,6 +95,9 @@ class FitImage:
     pixel_kernel: bool = False
     """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: a model to be drawn larger
     (see splat upscale). Costs some PSNR at the photo's own size."""
+    tile: str = "auto"
+    """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole;
+    auto: tiles for pictures of 8 megapixels and more."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None
@@ -120,50 +126,65 @@ class FitImage:
                 blend=self.blend,
                 topk=self.topk,
                 seed=self.seed,
+                tile=_tile(self.tile),
             )
             if not self.stack and len(self.pictures) != 1:
                 raise ValueError(f"give one picture, or several with --stack, got {len(self.pictures)}")
             textures = [TextureMap.parse(text) for text in self.pictures]
-            picture = read_picture(textures if self.stack else textures[0])
             if self.pixel_kernel:
                 config = config.for_any_size()
-            like = picture.pixels
-            weights = None if self.weights is None else read_grey(self.weights, like, "--weights")
-            importance = None if self.importance is None else read_grey(self.importance, like, "--importance")
-            hole = None if self.mask is None else read_grey(self.mask, like, "--mask") > 0.5
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
             check_folder(self.output)
             if stop.requested:
                 return 130
             frames: list[npt.NDArray[np.uint8]] = []
+            work = self.output / WORK
             with FitBar(self.quiet, self.json_lines) as show:
+                show.stage("read")
+                picture = read_picture(textures if self.stack else textures[0])
+                like = picture.pixels
+                weights = None if self.weights is None else read_grey(self.weights, like, "--weights")
+                importance = None if self.importance is None else read_grey(self.importance, like, "--importance")
+                hole = None if self.mask is None else read_grey(self.mask, like, "--mask") > 0.5
+                known = None if hole is None else ~hole
+                show.stage("init")
 
                 def callback(progress: FitProgress) -> None:
-                    show(progress)
+                    show.fit(progress)
                     if self.anim and progress.step * FRAMES // max(1, progress.steps) >= len(frames):
-                        frames.append(animation_frame(picture.layout.preview(progress.model_fn().render())))
+                        frames.append(animation_frame(progress.model_fn()))
 
-                result = fit_image(picture, config, weights, hole=hole, importance=importance, callback=callback)
-            self._write(result, picture, None if hole is None else ~hole, frames)
-        return 130 if result.interrupted else 0
+                fitted = fit_image(
+                    picture, config, weights, hole=hole, importance=importance, work=work, callback=callback
+                )
+                written, metrics = self._write(fitted, picture, known, frames, show)
+            if not fitted.interrupted:
+                work.unlink(missing_ok=True)
+            self._conclude(fitted, written, metrics)
+        return 130 if fitted.interrupted else 0
 
     def _write(
-        self, result: FitResult, picture: Picture, known: Tensor | None, frames: list[npt.NDArray[np.uint8]]
-    ) -> None:
-        import torch
-
+        self,
+        result: FitResult,
+        picture: Picture,
+        known: Tensor | None,
+        frames: list[npt.NDArray[np.uint8]],
+        show: FitBar,
+    ) -> tuple[list[Path], dict[str, Any]]:
         from splat.figures import write_figure
         from splat.image import figures
-        from splat.image.picture import write_picture
+        from splat.image.bands import judge
 
         out = self.output
         out.mkdir(parents=True, exist_ok=True)
-        with torch.no_grad():
-            recon = result.model.render().clamp(0, 1)
         result.model.save(out / "model.safetensors")
-        written = write_picture(out / f"recon{picture.layout.groups[0].suffix}", recon, picture.layout)
-        metrics = _metrics(result, picture, recon, known) | {
+        show.stage("compare")
+        path = out / f"recon{picture.layout.groups[0].suffix}"
+        judged = judge(result.model, picture, path, known, lambda share: show.stage("compare", share))
+        show.stage("write")
+        written = judged.levels.write()
+        metrics = _metrics(result, picture, judged, known) | {
             "seed": self.seed,
             "blend": self.blend,
             "pixel_kernel": self.pixel_kernel,
@@ -173,19 +194,22 @@ class FitImage:
         }
         with atomic_write(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        view, wanted = picture.layout.preview(recon), picture.layout.preview(picture.pixels)
-        if known is not None:
-            wanted = torch.where(known[..., None], wanted, view)
-        write_figure(figures.error_figure(view, wanted), out / "error.png")
+        show.stage("write", 0.8)
+        write_figure(figures.error_sheet(judged.errors), out / "error.png")
         write_figure(figures.ellipses_figure(result.model), out / "ellipses.png")
         if frames:
-            figures.write_animation([*frames, figures.animation_frame(view)], out / "fit.webp")
+            figures.write_animation([*frames, figures.animation_frame(result.model)], out / "fit.webp")
+        return written, metrics
+
+    def _conclude(self, result: FitResult, written: list[Path], metrics: dict[str, Any]) -> None:
+        out = self.output
         if self.json_lines:
             told = [name for name in ("n", *_QUALITY, *(f"{name}_known" for name in _QUALITY)) if name in metrics]
             print(json.dumps({"event": "done", **{name: metrics[name] for name in told}}))
         elif not self.quiet:
-            spent, of = sum(result.seconds.values()), "" if known is None else "_known"
-            where = "" if known is None else " over the known pixels"
+            masked = "known" in metrics
+            spent, of = sum(result.seconds.values()), "_known" if masked else ""
+            where = " over the known pixels" if masked else ""
             psnr, ssim = metrics[f"psnr{of}"], metrics[f"ssim{of}"]
             print(f"{psnr:.2f} dB PSNR, {ssim:.4f} SSIM{where}, {metrics['n']:,} Gaussians, {spent:.1f} s")
             if self.target_psnr is not None and psnr < self.target_psnr:
@@ -196,26 +220,34 @@ class FitImage:
                     print(f"  {group['name']}: {group['psnr']:.2f} dB{angle}")
             names = "  ".join(path.name for path in written)
             print(f"{out}/  {names}  error.png  ellipses.png  model.safetensors  metrics.json")
+            if result.interrupted and (out / WORK).exists():
+                print(f"{out / WORK} holds the tiles that are done; the same command goes on from there")
 
 
 _QUALITY = ("psnr", "ssim", "ms_ssim")
 
 
-def _quality(recon: Tensor, pixels: Tensor, known: Tensor | None) -> dict[str, float]:
+def _tile(text: str) -> int | None:
+    """The value of --tile."""
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"tile must be auto, 0 or a number of pixels, got {text!r}")
+    return int(text)
+
+
+def _quality(scores: Scores, known: Tensor | None) -> dict[str, float]:
     """How close the picture is; of the known pixels, where some are not (MS-SSIM takes whole pictures)."""
-    from splat.metrics import MAX_PSNR, ms_ssim, psnr, ssim
+    from splat.metrics import MAX_PSNR
 
+    psnr = min(MAX_PSNR, scores.psnr)
     if known is not None:
-        close = {"psnr": psnr(recon, pixels, mask=known), "ssim": ssim(recon, pixels, mask=known)}
-        shares = {"known": float(known.float().mean())}
-        return {f"{name}_known": min(MAX_PSNR, value) for name, value in close.items()} | shares
-    values = (min(MAX_PSNR, psnr(recon, pixels)), ssim(recon, pixels), ms_ssim(recon, pixels))
-    return dict(zip(_QUALITY, values, strict=True))
+        return {"psnr_known": psnr, "ssim_known": scores.ssim, "known": float(known.float().mean())}
+    return dict(zip(_QUALITY, (psnr, scores.ssim, scores.ms_ssim), strict=True))
 
 
-def _metrics(result: FitResult, picture: Picture, recon: Tensor, known: Tensor | None) -> dict[str, Any]:
+def _metrics(result: FitResult, picture: Picture, judged: Judged, known: Tensor | None) -> dict[str, Any]:
     from splat import machine
-    from splat.image.scores import group_scores
 
     return {
         "schema_version": 2,
@@ -223,9 +255,9 @@ def _metrics(result: FitResult, picture: Picture, recon: Tensor, known: Tensor |
         "width": result.model.width,
         "height": result.model.height,
         "layout": picture.layout.records(),
-        "groups": group_scores(recon, picture.pixels, picture.layout),
+        "groups": judged.groups.records,
         "n": len(result.model),
-        **_quality(recon, picture.pixels, known),
+        **_quality(judged.scores, known),
         "interrupted": result.interrupted,
         "seconds": result.seconds,
         "history": result.history,
@@ -234,47 +266,65 @@ def _metrics(result: FitResult, picture: Picture, recon: Tensor, known: Tensor |
 
 
 class FitBar:
-    """The progress bar of a fit, JSON lines or silence."""
+    """The progress bar, JSON lines or silence: stages (read, init, compare, write) and the steps of the fit."""
+
+    WORDS: ClassVar[dict[str, str]] = {
+        "read": "reading",
+        "init": "preparing",
+        "pilot": "looking for n",
+        "coarse": "coarse fit",
+        "compare": "comparing",
+        "write": "writing",
+    }
 
     def __init__(self, quiet: bool, json_lines: bool) -> None:
         self.quiet, self.json_lines = quiet, json_lines
-        self.phase = ""
+        self.phase, self.step = "", 0
         self.bar: Any = None
+        self.task: Any = None
 
-    def __enter__(self) -> Callable[[FitProgress], None]:
-        if self.json_lines:
-            return self._print
-        if self.quiet:
-            return lambda _: None
+    def __enter__(self) -> FitBar:
+        if self.json_lines or self.quiet:
+            return self
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[psnr]:.2f} dB  {task.fields[n]:,} Gaussians  {task.fields[rate]:.0f} it/s"),
+            TextColumn("{task.fields[about]}"),
             TimeElapsedColumn(),
-            TextColumn("ETA {task.fields[eta]:.0f} s"),
+            TextColumn("{task.fields[left]}"),
             transient=True,
         )
-        task = self.bar.add_task("fitting", total=1.0, psnr=0.0, n=0, rate=0.0, eta=0.0)
+        self.task = self.bar.add_task("reading", total=1.0, about="", left="")
         self.bar.start()
-
-        def show(p: FitProgress) -> None:
-            share = min(1.0, p.step / max(1, p.steps))
-            what = "looking for n" if p.phase == "pilot" else "fitting"
-            self.bar.update(
-                task, description=what, completed=share, psnr=p.psnr, n=p.n, rate=p.its_per_second, eta=p.eta
-            )
-
-        return show
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
-    def _print(self, p: FitProgress) -> None:
-        if p.step % 25 == 0 or p.phase != self.phase:
-            self.phase = p.phase
+    def stage(self, phase: str, share: float = 0.0) -> None:
+        """What is being done besides the fit, and how much of it is done."""
+        if self.bar is not None:
+            self.bar.update(self.task, description=self.WORDS[phase], completed=share, left="")
+        if self.json_lines and phase != self.phase:
+            print(json.dumps({"event": "progress", "phase": phase, "step": self.step}), flush=True)
+        self.phase = phase
+
+    def fit(self, p: FitProgress) -> None:
+        """A step of the fit."""
+        if self.bar is not None:
+            what = f"tile {p.tile} of {p.tiles}" if p.tile else self.WORDS.get(p.phase, "fitting")
+            self.bar.update(
+                self.task,
+                description=what,
+                completed=min(1.0, p.step / max(1, p.steps)),
+                about=f"{p.psnr:.2f} dB  {p.n:,} Gaussians  {p.its_per_second:.0f} it/s",
+                left=f"ETA {p.eta:.0f} s",
+            )
+        if self.json_lines and (p.step % 25 == 0 or p.phase != self.phase):
             fields = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in vars(p).items()}
             del fields["model_fn"]
             print(json.dumps({"event": "progress", **fields}), flush=True)
+        self.phase, self.step = p.phase, p.step

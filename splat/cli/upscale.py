@@ -68,7 +68,7 @@ class Upscale:
             if stop.requested:
                 return 130
             with FitBar(self.quiet, json_lines=False) as show:
-                enlarged, result = upscale(picture, self.scale, config, callback=show)
+                enlarged, result = upscale(picture, self.scale, config, callback=show.fit)
             write_picture(self.output, enlarged, layout)
             if self.model is not None:
                 result.model.save(self.model)
@@ -77,7 +77,7 @@ class Upscale:
                 print("stopped early; not tested")
                 return 130
             with FitBar(self.quiet, json_lines=False) as show:
-                test = held_out(picture, self.scale, replace(config, n=None), callback=show)
+                test = held_out(picture, self.scale, replace(config, n=None), callback=show.fit)
         if test is None:
             print("the test was stopped")
             return 130

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -20,16 +21,37 @@ MAX_PANEL = 2048
 """Longest side of a panel of the error figure, pixels."""
 
 
-def error_figure(recon: Tensor, target: Tensor) -> Image.Image:
-    """Signed error (left, mean of the channels) and absolute error (right) of previews [H, W, 1|3], with their scales.
-    The scales end at the 99.5th percentile, so that a few pixels do not turn the rest black. A picture larger than
-    MAX_PANEL is shown smaller, by averages."""
-    difference = (recon.detach().clamp(0, 1) - target.clamp(0, 1)).float()
-    both = torch.stack([difference.mean(2), difference.abs().mean(2)])
-    shrink = -(-max(both.shape[1:]) // MAX_PANEL)
-    if shrink > 1:
-        both = torch.nn.functional.avg_pool2d(both, shrink, ceil_mode=True, count_include_pad=False)
-    signed, absolute = both.numpy()
+class ErrorMaps:
+    """Signed error (mean of the channels) and absolute error of previews [H, W, 1|3] that come as strips of rows. Of a
+    picture larger than MAX_PANEL averages are kept."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.shrink = -(-max(height, width) // MAX_PANEL)
+        self.rows = 0
+        self.sums = torch.zeros(2, -(-height // self.shrink), -(-width // self.shrink))
+        self.counts = torch.zeros(self.sums.shape[1])
+
+    def add(self, recon: Tensor, target: Tensor) -> None:
+        """The next rows of the fit and of the picture, both clamped to 0..1."""
+        difference = (recon.detach().clamp(0, 1) - target.clamp(0, 1)).float()
+        both = torch.stack([difference.mean(2), difference.abs().mean(2)])
+        if self.shrink > 1:
+            both = F.avg_pool2d(both, (1, self.shrink), ceil_mode=True)
+        rows = torch.arange(self.rows, self.rows + both.shape[1]) // self.shrink
+        self.sums.index_add_(1, rows, both)
+        self.counts.index_add_(0, rows, torch.ones(len(rows)))
+        self.rows += len(rows)
+
+    @property
+    def maps(self) -> Tensor:
+        """[2, height, width]: signed and absolute."""
+        return self.sums / self.counts[:, None]
+
+
+def error_sheet(errors: ErrorMaps) -> Image.Image:
+    """Signed error (left) and absolute error (right) with their scales, which end at the 99.5th percentile, so that a
+    few pixels do not turn the rest black."""
+    signed, absolute = errors.maps.numpy()
     limit = max(float(np.quantile(absolute, 0.995)), 1 / 255)
     height, width = signed.shape
     panel = max(width, 260)
@@ -115,9 +137,12 @@ def levels_figure(
     return sheet
 
 
-def animation_frame(pixels: Tensor, longest: int = 768) -> Pixels:
-    """A preview [H, W, 1|3] as 8-bit RGB of at most `longest` pixels a side."""
-    image = Image.fromarray(rgb(pixels))
+def animation_frame(model: ImageGaussians, longest: int = 768) -> Pixels:
+    """The picture as 8-bit RGB of at most `longest` pixels a side: drawn at no more than four times that, then made
+    smaller by averages."""
+    with torch.no_grad():
+        drawn = model.render(scale=min(1.0, 4 * longest / max(model.width, model.height)))
+    image = Image.fromarray(rgb(model.layout.preview(drawn)))
     image.thumbnail((longest, longest))
     return np.asarray(image)
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from splat.core.checks import check_int
@@ -18,6 +20,7 @@ from splat.image.canvas import PIXEL_VARIANCE, OrderFree, order_free_options
 from splat.image.fitter import Clock, Fit, FitProgress, Plan, run_fit
 from splat.image.holes import harmonic_fill, hole_weights
 from splat.image.init import Structure, importance_of, structure_tensor
+from splat.image.large import LargeFit, fit_large
 from splat.image.model import ImageGaussians
 from splat.image.objective import Objective
 from splat.image.picture import Picture, read_picture
@@ -34,6 +37,10 @@ DB_PER_DOUBLING = 3.0
 PIXEL_SCALE = 0.45
 """Least scale in pixels of a model that is to be drawn larger. On two Kodak pictures, twice as large, it wins 0.6 to
 1.2 dB over none; 0.35 and 0.55 lose up to 0.4 (docs/image-masks-upscale.md)."""
+TILED_FROM = 1 << 23
+"""Pixels. Pictures with as many are fitted by tiles: less memory, and from about here on no loss in equal time
+(docs/image-large.md)."""
+AUTO_TILE = 1024
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,19 @@ class FitConfig:
     in a larger picture."""
     seed: int = 0
     """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
+    tile: int | None = None
+    """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole.
+    Default: tiles of 1024 for pictures of 8 megapixels and more; the whole below, for target_psnr, and where tiles
+    cannot do it: they are for one ordinary picture, blend sum, and no weights, hole, importance, dilation or
+    least_scale."""
 
     def __post_init__(self) -> None:
         if self.n is not None:
             check_int("n", self.n, 1)
+        if self.tile is not None:
+            check_int("tile", self.tile, 0)
+        if self.tile and self.target_psnr is not None:
+            raise ValueError("tile goes with n, not with target_psnr: the search fits the picture as a whole")
         for name, most in (("time", math.inf), ("target_psnr", MAX_PSNR)):
             value = getattr(self, name)
             if value is None:
@@ -95,7 +111,8 @@ class FitResult:
     history: list[dict[str, float]]
     """step, n, psnr and seconds, every 25 steps."""
     seconds: dict[str, float]
-    """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians)."""
+    """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians). Of a fit by tiles:
+    coarse and tiles."""
     psnr: float
     """Of the render clamped to 0..1, in dB, at most 100. Weights, where they were given, weigh the pixels of it too; a
     hole counts little (`splat.image.holes.WEIGHT`), by its distance from the
@@ -110,6 +127,27 @@ def auto_count(structure: Structure) -> int:
     return max(1, round(structure.gradient.numel() / PIXELS_PER_GAUSSIAN * min(4.0, max(0.1, detail))))
 
 
+def _tile_side(config: FitConfig, picture: Picture, weights: Tensor | None, importance: Tensor | None) -> int:
+    """0: the picture is fitted as a whole. ValueError where tiles are asked for and cannot do what else is."""
+    if config.tile == 0:
+        return 0
+    beyond = {
+        "stacks, normals, linear light or data": picture.layout.mode is None,
+        "weights or a hole": weights is not None,
+        "an importance": importance is not None,
+        "blend topk": config.blend != "sum",
+        "a dilation": config.dilation > 0,
+        "a least_scale": config.least_scale > 0,
+    }
+    wanted = [what for what, there in beyond.items() if there]
+    if config.tile is None:
+        height, width, _ = picture.pixels.shape
+        return AUTO_TILE if height * width >= TILED_FROM and config.target_psnr is None and not wanted else 0
+    if wanted:
+        raise ValueError(f"tile must be 0 or left out with {', '.join(wanted)}: these are fitted as a whole")
+    return config.tile
+
+
 def fit_image(
     image: Any,
     config: FitConfig = FitConfig(),
@@ -117,6 +155,7 @@ def fit_image(
     *,
     hole: Tensor | None = None,
     importance: Tensor | None = None,
+    work: Path | None = None,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fits 2D Gaussians to a picture by least squares.
@@ -133,6 +172,9 @@ def fit_image(
             hole stays a smooth patch.
         importance: [H, W], at least 0: where it is large more of the Gaussians go (a saliency map, a painted region).
             They are placed by it, at the start and as the fit grows; the error that is minimised does not change.
+        work: file (.safetensors) in which a fit by tiles keeps those that are done. With the same picture and config it
+            goes on from there, after Ctrl-C or a kill, to the same model (without `time`). Remove it when the model is
+            safe.
         callback: called after every step.
 
     Returns:
@@ -142,7 +184,7 @@ def fit_image(
     Raises:
         PictureError: the picture cannot be read or fitted.
         ValueError: weights or an importance of another size, negative, or all 0; a hole of another size, or that leaves
-            nothing.
+            nothing; a tile with what is fitted as a whole.
     """
     picture = read_picture(image)
     if hole is not None:
@@ -158,7 +200,13 @@ def fit_image(
                 stop.requested = True
 
         clock = Clock(config.time, report, lambda: stop.requested)
-        return _Search(picture, config, clock, weights=weights, importance=importance).run()
+        side = _tile_side(config, picture, weights, importance)
+        if side == 0:
+            return _Search(picture, config, clock, weights=weights, importance=importance).run()
+        # By bands: the structure of a whole picture takes as much memory as the picture.
+        n = config.n or sum([auto_count(structure_tensor(band)) for band in torch.split(picture.pixels, side)])
+        state = fit_large(LargeFit(picture, n, STEPS[config.preset], config.seed, side, work), clock)
+        return FitResult(state.model, state.history, state.seconds, state.psnr, interrupted=clock.stopped())
 
 
 class _Search:

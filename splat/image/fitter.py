@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from splat.core.rasterize_l2 import L2Step
 from splat.image.canvas import OrderFree
@@ -71,6 +72,7 @@ class Plan:
     seed: int = 0
     least_scale: float = 0.0
     """No standard deviation becomes smaller, pixels."""
+    schedule: Schedule = Schedule()
 
 
 class Fit:
@@ -79,7 +81,15 @@ class Fit:
     The target is [H, W, D] times the layout's `root_weights`, and so are the colours while the fit runs.
     """
 
-    def __init__(self, objective: Objective, layout: Layout, structure: Structure, plan: Plan) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        layout: Layout,
+        structure: Structure,
+        plan: Plan,
+        start: dict[str, Tensor] | None = None,
+    ) -> None:
+        """start: the Gaussians at first (default: as many as the schedule says, by the structure)."""
         began = time.perf_counter()
         self.objective = objective
         self.layout = layout
@@ -88,13 +98,14 @@ class Fit:
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.structure = structure
         self.total = total = plan.total
-        self.schedule = Schedule()
+        self.schedule = plan.schedule
         self.typical = math.sqrt(objective.canvas.height * objective.canvas.width / (math.pi * total))
-        size = FIRST_SIZE[cast(OrderFree, objective.canvas.options.blend)]
-        first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator, size)
-        colors = first.means.new_zeros(len(first.means), objective.target_tiles.shape[1])
-        shapes = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
-        self.optimizer = ShapeOptimizer(shapes, LearningRates(), plan.least_scale)
+        if start is None:
+            size = FIRST_SIZE[cast(OrderFree, objective.canvas.options.blend)]
+            first = initial_shapes(structure, self.schedule.count(0.0, total), self.generator, size)
+            colors = first.means.new_zeros(len(first.means), objective.target_tiles.shape[1])
+            start = {"means": first.means, "log_scales": first.log_scales, "angles": first.angles, "colors": colors}
+        self.optimizer = ShapeOptimizer(start, LearningRates(), plan.least_scale)
         self.psnr = 0.0
         self.best: tuple[float, ImageGaussians] | None = None
         self.step = 0
@@ -104,8 +115,16 @@ class Fit:
     def __len__(self) -> int:
         return len(self.optimizer)
 
-    def _take_psnr(self, clamped_error: float) -> None:
-        self.psnr = min(MAX_PSNR, psnr_of_error(clamped_error / self.full_error))
+    def _error(self, step: L2Step) -> float:
+        """The squared error that the PSNR is of."""
+        return step.clamped_error
+
+    def _wanting(self, residual: Tensor) -> Tensor:
+        """The part of a tiled residual that new Gaussians are to explain."""
+        return residual
+
+    def _take_psnr(self, step: L2Step) -> None:
+        self.psnr = min(MAX_PSNR, psnr_of_error(self._error(step) / self.full_error))
 
     def solve(self, iterations: int) -> None:
         """Sets the colours to the best for the shapes."""
@@ -113,14 +132,14 @@ class Fit:
         params, target = self.optimizer.params, self.objective.target_tiles
         system = self.objective.color_system(params)
         self.optimizer.set_colors(solve_colors(system, target, params["colors"], iterations))
-        self._take_psnr(system.step(self.optimizer.params["colors"], target).clamped_error)
+        self._take_psnr(system.step(self.optimizer.params["colors"], target))
         self.seconds["solve"] += time.perf_counter() - began
 
     def advance(self, done: float) -> None:
         """One step at the point `done` (0..1) of the schedule."""
         began = time.perf_counter()
         step, grads = self.objective.step(self.optimizer.params)
-        self._take_psnr(step.clamped_error)
+        self._take_psnr(step)
         if self.step % REPORT_EVERY == 0:
             self.keep_if_best()
         self.optimizer.step(grads, self.schedule.rate(done))
@@ -143,6 +162,7 @@ class Fit:
                 optimizer.keep(cost.argsort()[moved:].sort().values)
         sigma = max(0.6, 0.35 * self.typical)
         missing = wanted - len(optimizer)
+        step = replace(step, residual=self._wanting(step.residual))
         born = best_births(self.objective, optimizer.params, step, missing, sigma, self.structure, self.generator)
         shapes = {"means": born.shapes.means, "log_scales": born.shapes.log_scales, "angles": born.shapes.angles}
         # Less than the best colour: neighbours are born with it.
@@ -189,9 +209,13 @@ class FitProgress:
     eta: float
     """Seconds."""
     phase: str
-    """init, pilot (looking for the number of Gaussians), fit or done."""
+    """init, pilot (looking for the number of Gaussians), fit or done; of a large picture coarse (the picture at a
+    smaller size), tiles or done."""
     model_fn: Callable[[], ImageGaussians]
     """A copy of the present model."""
+    tile: int = 0
+    """The tile that is being fitted, from 1; 0 where there is none."""
+    tiles: int = 0
 
 
 @dataclass

@@ -27,6 +27,13 @@ Array: TypeAlias = npt.NDArray[Any]
 
 MAX_SIDE = 16384
 """Longest side of a picture, pixels."""
+PNG_LEVEL = 6
+PNG_LEVEL_LARGE = 3
+"""zlib's level above LARGE: half the time for 4 % more bytes (measured on 33 megapixels)."""
+LARGE = 1 << 23
+"""Pixels."""
+PNG_STRIP = 256
+"""Rows of a PNG that are filtered at a time."""
 _EXIF_ORIENTATION = 0x0112  # TIFF's own tag
 # What Pillow raises for files that are cut off or damaged; its decoders do not share one exception.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile)
@@ -199,36 +206,46 @@ def _upright(values: Array, orientation: int) -> Array:
 # 16-bit PNG, which Pillow cannot write in colour
 
 
-def _encode_png16(values: Array) -> bytes:
-    """[H,W,1|2|3|4] uint16 as a PNG file (W3C PNG, third edition), each row with the Up filter.
+def _write_png16(path: Path, values: Array) -> None:
+    """[H,W,1|2|3|4] uint16 as a PNG file (W3C PNG, third edition), each row with the Up filter, by strips of rows.
 
     Up costs about 5 % in size against the best filter of every row, and is one subtraction.
     """
     height, width, depth = values.shape
-    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = 2
-    filtered[0, 1:] = rows[0]
-    filtered[1:, 1:] = rows[1:] - rows[:-1]
+    packer = zlib.compressobj(_png_level(values))
+    with path.open("wb") as file:
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        def chunk(kind: bytes, body: bytes) -> None:
+            file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
 
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[depth]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    data = zlib.compress(filtered.tobytes(), 6)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+        file.write(b"\x89PNG\r\n\x1a\n")
+        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[depth]
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
+        above = np.zeros((1, 2 * width * depth), np.uint8)
+        for top in range(0, height, PNG_STRIP):
+            rows = values[top : top + PNG_STRIP].astype(">u2").reshape(-1, width * depth).view(np.uint8)
+            filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+            filtered[:, 0] = 2
+            filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
+            above = rows[-1:]
+            if data := packer.compress(filtered.tobytes()):
+                chunk(b"IDAT", data)
+        chunk(b"IDAT", packer.flush())
+        chunk(b"IEND", b"")
+
+
+def _png_level(values: Array) -> int:
+    return PNG_LEVEL if values.shape[0] * values.shape[1] <= LARGE else PNG_LEVEL_LARGE
 
 
 def _write_pillow(path: Path, values: Array) -> None:
     from PIL import Image
 
     if values.dtype == np.uint16:
-        path.write_bytes(_encode_png16(values))
+        _write_png16(path, values)
         return
-    options: dict[str, Any] = {"quality": 95}
-    if path.suffix.lower() in _LOSSLESS:
-        options = _LOSSLESS[path.suffix.lower()]
+    lossless: dict[str, dict[str, Any]] = {".png": {"compress_level": _png_level(values)}, ".webp": {"lossless": 1}}
+    options = lossless.get(path.suffix.lower(), {"quality": 95})
     Image.fromarray(_squeezed(values)).save(path, **options)
 
 
@@ -317,7 +334,6 @@ def _write_npz(path: Path, values: Array) -> None:
     np.savez_compressed(path, values=_squeezed(values))
 
 
-_LOSSLESS: dict[str, dict[str, Any]] = {".png": {"compress_level": 6}, ".webp": {"lossless": 1}}
 _READERS: dict[str, Callable[[Path], Stored]] = {
     **dict.fromkeys((".tif", ".tiff"), _read_tiff),
     ".exr": _read_exr,

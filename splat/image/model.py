@@ -107,6 +107,12 @@ class ImageGaussians:
         layers = self.layers if len(means) == len(self) else ()
         return replace(self, means=means, log_scales=log_scales, angles=angles, colors=colors, layers=layers)
 
+    def joined(self, other: ImageGaussians) -> Self:
+        """This model and the Gaussians of another one of the same picture. The levels are gone."""
+        tensors = (torch.cat([getattr(self, name), getattr(other, name)]) for name in TENSORS)
+        means, log_scales, angles, colors = tensors
+        return replace(self, means=means, log_scales=log_scales, angles=angles, colors=colors, layers=())
+
     def to(self, device: torch.device | str) -> Self:
         """The model on another device."""
         return self.map(lambda t: t.to(device))

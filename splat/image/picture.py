@@ -131,6 +131,10 @@ def check_written(path: Path, layout: Layout) -> None:
         _to_store(values, group, where)
 
 
+STRIP = 256
+"""Rows that are converted at a time."""
+
+
 def write_picture(path: str | Path, pixels: Tensor, layout: Layout) -> list[Path]:
     """Writes what a fit or a render gave.
 
@@ -152,13 +156,40 @@ def write_picture(path: str | Path, pixels: Tensor, layout: Layout) -> list[Path
         raise PictureError(
             f"cannot write {path}: pixels must have shape [H,W,{layout.channels}], got {list(pixels.shape)}"
         )
-    if not bool(pixels.isfinite().all()):
+    strips = torch.split(pixels.detach(), STRIP)
+    if not all(bool(rows.isfinite().all()) for rows in strips):
         raise PictureError(f"cannot write {path}: pixels hold NaN or infinity")
-    paths = []
-    for where, group, values in _files(path, pixels.detach().to("cpu", torch.float32), layout):
-        write_file(where, _to_store(values, group, where))
-        paths.append(where)
-    return paths
+    levels = Levels(path, layout, pixels.shape[0])
+    for rows in strips:
+        levels.add(rows)
+    return levels.write()
+
+
+class Levels:
+    """What the files of a picture are to hold, of rows that come one after the other from the top. See write_picture,
+    which has all of them."""
+
+    def __init__(self, path: Path, layout: Layout, height: int) -> None:
+        self.path, self.layout, self.height = path, layout, height
+        self.rows = 0
+        self.files: dict[Path, Array] = {}
+        """[H, W, S] of each group, of the file's dtype; alpha not premultiplied where the format has it so."""
+
+    def add(self, fitted: Tensor) -> None:
+        """The next rows [h, W, D]."""
+        end = self.rows + len(fitted)
+        for where, group, values in _files(self.path, fitted.to("cpu", torch.float32), self.layout):
+            stored = _to_store(values, group, where)
+            if where not in self.files:
+                self.files[where] = np.empty((self.height, *stored.shape[1:]), stored.dtype)
+            self.files[where][self.rows : end] = stored
+        self.rows = end
+
+    def write(self) -> list[Path]:
+        """Writes the files, once all rows are there."""
+        for where, values in self.files.items():
+            write_file(where, values)
+        return list(self.files)
 
 
 def _files(path: Path, fitted: Tensor, layout: Layout) -> Iterator[tuple[Path, Group, Tensor]]:
@@ -220,7 +251,7 @@ def _picture(stored: Stored, texture: TextureMap) -> Picture:
     integers = array.dtype.kind == "u"
     values = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if integers:
-        values = values / np.iinfo(array.dtype).max
+        values /= np.iinfo(array.dtype).max
     elif not bool(values.isfinite().all()):
         raise PictureError(f"{where} holds NaN or infinity")
     kind: Kind = "normal" if read_as == "octa" else read_as

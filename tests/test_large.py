@@ -1,0 +1,432 @@
+"""Large pictures: strips are the whole, tiles leave no seams, an end of any kind costs one tile."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from splat.core.rasterize_l2 import from_tiles
+from splat.image import fit, init
+from splat.image.bands import judge, render_bands
+from splat.image.figures import MAX_PANEL, ErrorMaps
+from splat.image.fit import FitConfig, FitResult, fit_image
+from splat.image.fitter import FitProgress
+from splat.image.large import LargeFit, enlarged, reduced
+from splat.image.layout import RGB, Group, Layout
+from splat.image.model import ImageGaussians
+from splat.image.picture import Picture, TextureMap, read_picture, write_picture
+from splat.image.scores import GroupScores, group_scores
+from splat.image.tiles import Box, Place, TileFit, draw_box, own_rows, plan_tiles, share_out
+from splat.image.transfer import Transfer
+from splat.metrics import Scores, ms_ssim, psnr, pu21_psnr, ssim
+
+PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim23.png"
+NAMES = ("means", "log_scales", "angles", "colors")
+
+
+def photo(height: int = 96, width: int = 128) -> torch.Tensor:
+    return read_picture(PHOTO).pixels[200 : 200 + height, 300 : 300 + width].clone()
+
+
+def some_model(count: int = 300, width: int = 150, height: int = 600) -> ImageGaussians:
+    g = torch.Generator().manual_seed(0)
+    means = torch.rand(count, 2, generator=g) * torch.tensor([width, height])
+    log_scales = torch.rand(count, 2, generator=g) * 3
+    angles, colors = torch.rand(count, generator=g) * 3, torch.rand(count, 3, generator=g) * 0.2
+    return ImageGaussians(means, log_scales, angles, colors, width, height)
+
+
+def same(a: ImageGaussians, b: ImageGaussians) -> bool:
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in NAMES)
+
+
+# Strips
+
+
+def test_the_structure_by_strips_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(75, 41, 3, generator=torch.Generator().manual_seed(0))
+    whole = init.structure_tensor(image)
+    chances = init.density(whole)
+    monkeypatch.setattr(init, "STRIP_VALUES", 1)  # strips of 16 rows
+    assert len(list(init.strips(75, 41))) == 5
+    parts = init.structure_tensor(image)
+    for name in ("gradient", "angle", "coherence"):  # to the last bits: vectors of the processor end elsewhere
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(init.density(parts), chances, rtol=1e-6, atol=0)
+    assert float(chances.double().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_blurred_structure_is_that_of_a_convolution() -> None:
+    image = photo(40, 30)
+    fields = F.pad(image.permute(2, 0, 1), (1, 1, 1, 1), mode="replicate").double()
+    gx, gy = 0.5 * (fields[:, 1:-1, 2:] - fields[:, 1:-1, :-2]), 0.5 * (fields[:, 2:, 1:-1] - fields[:, :-2, 1:-1])
+    taps = torch.exp(-0.5 * (torch.arange(-5, 6).double() / 1.5) ** 2)
+    window = (taps[:, None] * taps / taps.sum() ** 2)[None, None]
+
+    def blur(field: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.pad(field.sum(0)[None, None], (5, 5, 5, 5), mode="replicate"), window)[0, 0]
+
+    xx, xy, yy = blur(gx * gx), blur(gx * gy), blur(gy * gy)
+    want = torch.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-8)
+    structure = init.structure_tensor(image)
+    torch.testing.assert_close(structure.coherence.double(), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(structure.gradient.double(), (gx * gx + gy * gy).sum(0).sqrt(), rtol=1e-5, atol=1e-6)
+
+
+def test_sampling_block_by_block_is_sampling_along_the_whole_curve() -> None:
+    probability = torch.rand(150, 210, generator=torch.Generator().manual_seed(0)) ** 4
+    order = init._morton_codes(150, 210).flatten().argsort()
+    ends = probability.flatten()[order].double().cumsum(0)
+    g = torch.Generator().manual_seed(1)
+    marks = (torch.arange(4000).double() + torch.rand(4000, generator=g, dtype=torch.float64)) / 4000 * ends[-1]
+    pixel = order[torch.searchsorted(ends, marks)]
+    want = torch.stack([pixel % 210, pixel // 210], -1).float() + torch.rand(4000, 2, generator=g)
+    got = init.sample_positions(probability, 4000, torch.Generator().manual_seed(1))
+    # A mark that falls on the border of two pixels, to the last bits, may go to either.
+    assert int((got != want).any(1).sum()) <= 2
+
+
+@pytest.mark.parametrize("size", [(300, 70), (33, 47), (9, 40), (40, 9), (1, 1)])
+def test_scores_do_not_depend_on_the_strips(size: tuple[int, int]) -> None:
+    g = torch.Generator().manual_seed(0)
+    a = torch.rand(*size, 3, generator=g)
+    b = (a + 0.1 * torch.randn(*size, 3, generator=g)).clamp(0, 1)
+    for rows in (7, 64):
+        scores = Scores(*size)
+        for first, second in zip(a.split(rows), b.split(rows), strict=True):
+            scores.add(first, second)
+        assert scores.psnr == pytest.approx(psnr(a, b), rel=1e-12)
+        assert scores.ssim == pytest.approx(ssim(a, b), rel=1e-12)
+        assert scores.ms_ssim == pytest.approx(ms_ssim(a, b), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [(70, 40), (9, 40)])
+def test_masked_scores_do_not_depend_on_the_strips(size: tuple[int, int]) -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.rand(*size, 3, generator=g), torch.rand(*size, 3, generator=g)
+    mask = torch.rand(size, generator=g) > 0.3
+    mask[:7] = False  # nothing of the first strip
+    scores = Scores(*size)
+    for first, second, part in zip(a.split(7), b.split(7), mask.split(7), strict=True):
+        scores.add(first, second, part)
+    assert scores.psnr == pytest.approx(psnr(a, b, mask=mask), rel=1e-12)
+    assert scores.ssim == pytest.approx(ssim(a, b, mask=mask), rel=1e-12)
+
+
+def test_group_scores_do_not_depend_on_the_strips() -> None:
+    groups = (
+        Group("light", "rgb", 3, Transfer("log", high=50.0, toe=0.1), bits=32),
+        Group("normal", "normal", 2),
+        Group("height", "grey", 1),
+    )
+    layout, g = Layout(groups), torch.Generator().manual_seed(0)
+    a, b = torch.rand(33, 40, 6, generator=g), torch.rand(33, 40, 6, generator=g)
+    strips = GroupScores(layout)
+    for first, second in zip(a.split(7), b.split(7), strict=True):
+        strips.add(first, second)
+    for got, want in zip(strips.records, group_scores(a, b, layout), strict=True):
+        names = [name for name, value in want.items() if isinstance(value, float)]
+        assert list(got) == list(want) and got["name"] == want["name"] and names
+        assert [got[name] for name in names] == pytest.approx([want[name] for name in names], rel=1e-6)
+    light, normal, height = strips.records
+    values = [group.decode(v) for v, group in zip(layout.split(a), groups, strict=True)]
+    truths = [group.decode(v) for v, group in zip(layout.split(b), groups, strict=True)]
+    assert height["psnr"] == pytest.approx(psnr(values[2], truths[2]))
+    assert light["pu21_psnr"] == pytest.approx(pu21_psnr(values[0], truths[0]), rel=1e-6)
+    angles = (values[1] * truths[1]).sum(-1).clamp(-1, 1).acos().rad2deg()
+    assert normal["mean_angle"] == pytest.approx(float(angles.mean()), rel=1e-4)
+
+
+def test_more_rows_than_the_picture_has_are_refused() -> None:
+    scores = Scores(20, 20)
+    scores.add(torch.zeros(15, 20, 3), torch.zeros(15, 20, 3))
+    with pytest.raises(ValueError, match="5 rows or fewer that are left, got 15"):
+        scores.add(torch.zeros(15, 20, 3), torch.zeros(15, 20, 3))
+
+
+def test_bands_are_the_whole_render_and_judge_it_alike(tmp_path: Path) -> None:
+    model = some_model()
+    whole = model.render()
+    bands = list(render_bands(model))
+    assert len(bands) == 3 and torch.equal(torch.cat(bands), whole)
+    picture = Picture(
+        torch.rand(600, 150, 3, generator=torch.Generator().manual_seed(1)), Layout.of("RGB", 16), "noise"
+    )
+    shares: list[float] = []
+    judged = judge(model, picture, tmp_path / "bands.png", tell=shares.append)
+    clamped = whole.clamp(0, 1)
+    (path,) = judged.levels.write()
+    (once,) = write_picture(tmp_path / "whole.png", clamped, picture.layout)
+    assert path.read_bytes() == once.read_bytes() and shares[-1] == 1.0
+    (levels,) = judged.levels.files.values()
+    assert np.array_equal(levels, (clamped * 65535 + 0.5).floor().numpy().astype(np.uint16))
+    assert judged.scores.psnr == pytest.approx(psnr(clamped, picture.pixels), rel=1e-9)
+    difference = clamped - picture.pixels
+    maps = torch.stack([difference.mean(2), difference.abs().mean(2)])
+    torch.testing.assert_close(judged.errors.maps, maps)
+
+
+def test_the_error_maps_of_a_large_picture_are_averages() -> None:
+    error = torch.rand(10, MAX_PANEL * 2 + 3, 1, generator=torch.Generator().manual_seed(0))
+    maps = ErrorMaps(10, error.shape[1])
+    for rows in error.split(4):  # not a multiple of the three rows that are averaged
+        maps.add(rows, torch.zeros_like(rows))
+    want = F.avg_pool2d(error[None, ..., 0], 3, ceil_mode=True)[0]
+    torch.testing.assert_close(maps.maps[1], want)
+
+
+# Tiles
+
+
+@pytest.mark.parametrize(("width", "height", "side"), [(1, 1, 64), (130, 65, 64), (100, 700, 48), (64, 64, 5)])
+def test_tiles_cover_every_pixel_once(width: int, height: int, side: int) -> None:
+    count = torch.zeros(height, width)
+    for box in plan_tiles(width, height, side):
+        assert box.left % 16 == box.top % 16 == 0
+        assert 0 < box.width <= max(side, 16) and 0 < box.height <= max(side, 16)
+        box.of(count).add_(1)
+    assert (count == 1).all()
+
+
+def test_a_part_is_drawn_as_in_the_whole() -> None:
+    model = some_model()
+    box = Box(48, 96, 112, 250)
+    assert torch.equal(draw_box(model, box), box.of(model.render()))
+
+
+def test_gaussians_are_shared_out_where_the_error_is() -> None:
+    # By brute force: the shares that make sum e m / (m + x) least.
+    errors, counts = [4.0, 1.0, 0.01], [10, 10, 10]
+    got = share_out(errors, counts, 12)
+
+    def cost(x: tuple[int, int, int]) -> float:
+        return sum(e * m / (m + s) for e, m, s in zip(errors, counts, x, strict=True))
+
+    best = min((cost((a, b, 12 - a - b)), (a, b, 12 - a - b)) for a in range(13) for b in range(13 - a))
+    assert sum(got) == 12 and cost((got[0], got[1], got[2])) == pytest.approx(best[0], rel=1e-3)
+    assert share_out([1.0, 1.0], [8, 8], 10) == [5, 5]
+    assert sum(share_out([0.0, 0.0, 0.0], [1, 0, 2], 10)) == 10
+
+
+def test_gaussians_that_reach_out_of_the_window_stay() -> None:
+    core, window = Box(64, 0, 128, 64), Box(16, 0, 176, 112)
+    means = torch.tensor([[100.0, 30.0], [100.0, 30.0], [90.0, 2.0], [20.0, 30.0], [100.0, -5.0]])
+    scales = torch.tensor([[3.0, 3.0], [40.0, 1.0], [15.0, 2.0], [1.0, 1.0], [2.0, 2.0]])
+    model = ImageGaussians(means, scales.log(), torch.zeros(5), torch.zeros(5, 3), 300, 300)
+    # The third one leaves the window over the picture's own border only, the last lies outside of that.
+    assert own_rows(model, Place(core, window)).tolist() == [True, False, True, False, True]
+
+
+def test_a_tile_lowers_the_error_of_the_whole_picture_by_as_much_as_its_own() -> None:
+    pixels = photo(160, 160)
+    model = fit_image(pixels, FitConfig(n=300, preset="draft", tile=0)).model
+    place = Place(Box(64, 48, 112, 112), Box(16, 0, 160, 160))
+    own = own_rows(model, place)
+    others, mine = model.map(lambda t: t[~own]), model.map(lambda t: t[own])
+    assert 10 < len(mine) < 150
+    fit = TileFit(place.window.of(pixels), others, mine, place, len(mine) + 20, 0)
+    births = from_tiles(fit._wanting(torch.ones_like(fit.objective.target_tiles)), 144, 160)
+    assert births.sum() == births[48:112, 48:96].sum() == 64 * 48 * 3  # new Gaussians are for the core
+    for step in range(40):
+        fit.advance(step / 40)
+    fit.solve(4)
+    joined = others.joined(fit.at_place(fit.model(), others))
+    assert len(joined) == len(model) + 20
+
+    def error(drawn: ImageGaussians, box: Box) -> float:
+        return float((box.of(drawn.render()) - box.of(pixels)).square().double().sum())
+
+    whole = Box(0, 0, 160, 160)
+    assert fit.error(fit.psnr) == pytest.approx(error(joined, place.window), rel=1e-4)
+    gain = error(model, place.window) - fit.error(fit.psnr)
+    assert gain > 0 and error(model, whole) - error(joined, whole) == pytest.approx(gain, rel=1e-2)
+
+
+def test_a_coarse_model_becomes_one_of_the_picture() -> None:
+    pixels = photo(90, 122)
+    small = reduced(pixels, 4)
+    assert small.shape == (23, 31, 3)
+    torch.testing.assert_close(small[0, 0], pixels[:4, :4].mean((0, 1)))
+    torch.testing.assert_close(small[22, 30], pixels[88:, 120:].mean((0, 1)))
+    model = fit_image(small, FitConfig(n=100, preset="draft", tile=0)).model
+    large = enlarged(model, 4, 122, 90)
+    assert (large.width, large.height) == (122, 90)
+    assert psnr(large.render().clamp(0, 1), pixels) > 20
+    assert psnr(large.scaled(0.25, 0.25).render().clamp(0, 1)[:22, :30], small[:22, :30]) > 25
+
+
+def by_tiles(pixels: torch.Tensor, work: Path | None = None, **fields: int) -> FitResult:
+    return fit_image(pixels, FitConfig(preset="draft", **fields), work=work)  # type: ignore[arg-type]
+
+
+def test_tiles_leave_no_seam_and_are_as_good_as_the_whole() -> None:
+    """A smooth gradient above a photograph, tiles of 64: beside their borders the error is no larger than elsewhere, or
+    below half a level of 8 bits, which nobody sees."""
+    ramp = torch.linspace(0.2, 0.9, 128)[None, :, None] * torch.linspace(0.5, 1, 96)[:, None, None]
+    pixels = torch.cat([ramp * torch.tensor([1.0, 0.8, 0.6]), photo(96, 128)])
+    result = by_tiles(pixels, n=300, tile=64)
+    assert len(result.model) == 300 and not result.interrupted
+    error = (result.model.render().clamp(0, 1) - pixels).square().mean(2)
+    assert -10 * math.log10(float(error.mean())) == pytest.approx(result.psnr, abs=1e-3)
+    near_seam = torch.zeros(192, 128, dtype=torch.bool)
+    near_seam[61:67] = near_seam[125:131] = True
+    near_seam[:, 61:67] = True
+    for part in (slice(0, 88), slice(104, 192)):  # the gradient and the photograph, without the edge between them
+        beside, elsewhere = error[part][near_seam[part]], error[part][~near_seam[part]]
+        assert float(beside.mean()) < max(1.25 * float(elsewhere.mean()), (0.5 / 255) ** 2)
+    # Measured 0.5 dB below the whole with tiles this small; with tiles of 1024 it is above (docs/image-large.md).
+    assert result.psnr > by_tiles(pixels, n=300, tile=0).psnr - 1
+
+
+def test_progress_tells_the_tile_and_the_psnr_of_the_whole() -> None:
+    pixels, seen = photo(), []
+
+    def look(progress: FitProgress) -> None:
+        seen.append(progress)
+
+    result = fit_image(pixels, FitConfig(n=120, preset="draft", tile=64), callback=look)
+    assert seen[0].phase == "coarse" and {p.tile for p in seen} == {0, 1, 2, 3, 4}
+    tiles = [p for p in seen if p.phase == "tiles"]
+    assert all(0 <= p.step <= p.steps and math.isfinite(p.eta) for p in tiles)
+    assert tiles[-1].psnr == pytest.approx(result.psnr, abs=0.2) and tiles[-1].n == 120
+    assert tiles[-1].psnr > tiles[0].psnr + 3
+    assert len(result.history) == 5 and result.history[-1]["psnr"] == result.psnr
+
+
+def test_ctrl_c_keeps_what_is_there_and_the_same_call_goes_on(tmp_path: Path) -> None:
+    pixels, work = photo(), tmp_path / "work.safetensors"
+    config = FitConfig(n=120, preset="draft", tile=64)
+    whole = fit_image(pixels, config)
+
+    def stop(progress: FitProgress) -> None:
+        if progress.tile == 3 and progress.n > 100:
+            raise KeyboardInterrupt
+
+    cut = fit_image(pixels, config, work=work, callback=stop)
+    assert cut.interrupted and work.exists()
+    assert psnr(cut.model.render().clamp(0, 1), pixels) == pytest.approx(cut.psnr, abs=1e-3)
+    assert cut.history[0]["psnr"] < cut.psnr < whole.psnr
+    seen: list[int] = []
+    rest = fit_image(pixels, config, work=work, callback=lambda p: seen.append(p.tile))
+    assert same(rest.model, whole.model) and set(seen) == {3, 4}
+    # Finished, it is only read.
+    assert same(fit_image(pixels, config, work=work).model, whole.model)
+
+
+def test_the_fingerprint_is_of_the_picture_and_of_what_the_result_depends_on() -> None:
+    picture = Picture(photo(), RGB, "photo")
+    job = LargeFit(picture, 100, 200, 0, 64)
+    other = picture.pixels.clone()
+    other[-1, -1, -1] += 1e-6
+    jobs = [job, replace(job, n=101), replace(job, steps=201), replace(job, seed=1), replace(job, side=65)]
+    jobs.append(replace(job, picture=replace(picture, pixels=other)))
+    assert len({j.fingerprint(None) for j in jobs} | {job.fingerprint(1.0)}) == 7
+    assert job.fingerprint(None) == replace(job, work=Path("elsewhere")).fingerprint(None)
+
+
+def test_another_fits_tiles_are_not_taken(tmp_path: Path) -> None:
+    work = tmp_path / "work.safetensors"
+    config = FitConfig(n=20, preset="draft", tile=16)
+    fit_image(photo(16, 32), config, work=work)
+    seen: list[int] = []
+    fit_image(photo(16, 32).flip(0), config, work=work, callback=lambda p: seen.append(p.tile))
+    assert seen[0] == 0
+
+
+def test_a_damaged_work_file_starts_anew(tmp_path: Path) -> None:
+    work = tmp_path / "work.safetensors"
+    work.write_bytes(b"half of a file")
+    result = by_tiles(photo(16, 32), work, n=20, tile=16)
+    assert same(result.model, by_tiles(photo(16, 32), n=20, tile=16).model)
+
+
+def test_after_a_kill_the_same_command_ends_with_the_same_bits(tmp_path: Path) -> None:
+    write_picture(tmp_path / "photo.png", photo(), RGB)
+    command = [sys.executable, "-m", "splat", "fit-image", str(tmp_path / "photo.png"), "-n", "200"]
+    command += ["--tile", "48", "--preset", "draft", "--json-lines"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            if json.loads(line).get("tile") == 3:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.wait() == -signal.SIGKILL
+    assert [p.name for p in (tmp_path / "killed").iterdir() if not p.name.startswith(".")] == ["unfinished.safetensors"]
+    went_on: list[int] = []
+    for name in ("killed", "straight"):
+        output = subprocess.run(
+            [*command, "-o", str(tmp_path / name)], stdout=subprocess.PIPE, text=True, env=environment, check=True
+        ).stdout
+        went_on.append(min(json.loads(line).get("tile", 99) for line in output.splitlines()))
+        assert not (tmp_path / name / "unfinished.safetensors").exists()
+    assert went_on[0] >= 2 and went_on[1] == 0
+    a, b = (ImageGaussians.load(tmp_path / name / "model.safetensors") for name in ("killed", "straight"))
+    assert same(a, b)
+
+
+def test_a_time_limit_is_shared_by_the_tiles() -> None:
+    began = time.perf_counter()
+    result = fit_image(photo(), FitConfig(n=120, time=2.0, tile=64))
+    assert time.perf_counter() - began < 20
+    assert len(result.history) == 5 and result.psnr > 20
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_number_of_channels_is_fitted_by_tiles(channels: int) -> None:
+    image = torch.rand(50, 40, channels, generator=torch.Generator().manual_seed(0))
+    result = by_tiles(image, n=40, tile=32)
+    assert result.model.render().shape == (50, 40, channels)
+
+
+def test_bad_tiles_are_named() -> None:
+    with pytest.raises(ValueError, match="tile"):
+        FitConfig(tile=-1)
+    with pytest.raises(TypeError, match="tile"):
+        FitConfig(tile=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tile goes with n"):
+        FitConfig(tile=512, target_psnr=30.0)
+
+
+def test_what_tiles_cannot_do_is_fitted_as_a_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, ones = photo(32, 48), torch.ones(32, 48)
+    hole = torch.zeros(32, 48, dtype=torch.bool)
+    hole[5:9, 5:9] = True
+    plain = FitConfig(n=20, preset="draft")
+    ways: list[tuple[str, Any, FitConfig, dict[str, torch.Tensor]]] = [
+        ("stacks", [TextureMap(pixels, name="a"), TextureMap(pixels, name="b")], plain, {}),
+        ("weights or a hole", pixels, plain, {"weights": ones}),
+        ("weights or a hole", pixels, plain, {"hole": hole}),
+        ("an importance", pixels, plain, {"importance": ones}),
+        ("blend topk", pixels, replace(plain, blend="topk"), {}),
+        ("a dilation, a least_scale", pixels, plain.for_any_size(), {}),
+    ]
+    monkeypatch.setattr(fit, "TILED_FROM", 1000)
+    monkeypatch.setattr(fit, "AUTO_TILE", 16)
+    assert "tiles" in fit_image(pixels, plain).seconds
+    for message, image, config, more in ways:
+        assert "tiles" not in fit_image(image, config, **more).seconds  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"tile must be 0 or left out with {message}"):
+            fit_image(image, replace(config, tile=16), **more)  # type: ignore[arg-type]
+
+
+def test_a_box_is_drawn_as_the_whole_is_whatever_the_compositor() -> None:
+    model = replace(some_model(), blend="topk", dilation=0.3)
+    box = Box(32, 64, 112, 160)
+    assert torch.equal(draw_box(model, box), box.of(model.render()))
