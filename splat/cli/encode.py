@@ -25,6 +25,8 @@ class Encode:
 
       splat encode photo.png photo.s2d --target-bpp 0.3        # or --max-bytes, or --target-psnr
 
+      splat encode photo.png photo.s2d --max-bytes 30000 --layers 3      # its first bytes are a coarser picture
+
       splat encode out/model.safetensors photo.s2d --photo photo.png --qp 24
     """
 
@@ -42,6 +44,9 @@ class Encode:
     """Step of all numbers, 0 to 63.75: 6 more double it (default: 28 where nothing else is asked for)."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
     """Number of Gaussians (of a picture; default: by the size that is asked for, else by size and detail)."""
+    layers: int = 1
+    """Layers of a picture: the file up to the end of each is a file too, with about four times the Gaussians of the one
+    before. The layers of a fitted model are written as they are."""
     preset: Literal["draft", "fast", "best"] = "fast"
     """How long to fit a picture: draft, fast or best."""
     photo: Path | None = None
@@ -78,6 +83,8 @@ class Encode:
             f"{self.target}  {size:,} bytes, {8 * size / model.width / model.height:.3f} bits a pixel, "
             f"{encoded.psnr:.2f} dB PSNR, {len(model):,} Gaussians, qp {encoded.qp:g}"
         )
+        for i, part in enumerate(encoded.layers if len(encoded.layers) > 1 else (), 1):
+            print(f"  layer {i}: {part.count:,} Gaussians in the first {part.size:,} bytes, {part.psnr:.2f} dB PSNR")
         for name, count in encoded.ledger.sections.items():
             print(f"  {name:<20} {count:>9,.0f} bytes {8 * count / max(1, len(model)):>7.2f} bits a Gaussian")
         if self.target_psnr is not None and encoded.psnr < self.target_psnr:
@@ -93,8 +100,8 @@ class Encode:
         if is_image_model(self.source):
             model = load_image_model(self.source)
             config = self._config(model.width * model.height)
-            if self.target_psnr is not None or self.n is not None:
-                raise ValueError(f"{self.source.name} is a fitted model: --target-psnr and -n are for pictures")
+            if self.target_psnr is not None or self.n is not None or self.layers != 1:
+                raise ValueError(f"{self.source.name} is a fitted model: --target-psnr, -n and --layers are for pictures")
             target = None if self.photo is None else read_picture(self.photo).pixels.float()
             if target is not None and tuple(target.shape) != (model.height, model.width, model.layout.channels):
                 raise ValueError(f"--photo must be {model.width} x {model.height} with the model's channels")
@@ -103,7 +110,7 @@ class Encode:
             raise ValueError(f"{self.source.name} is no fitted model: --photo is for one")
         picture = read_picture(self.source)
         config = self._config(picture.pixels[..., 0].numel())
-        fit = FitConfig(n=self.n, preset=self.preset, seed=self.seed)
+        fit = FitConfig(n=self.n, layers=self.layers, preset=self.preset, seed=self.seed)
         with FitBar(self.quiet, json_lines=False) as show:
             if self.target_psnr is not None:
                 return encode_to_psnr(picture, self.target_psnr, config, fit, callback=show.fit)

@@ -92,6 +92,9 @@ class FitImage:
     """How Gaussians become pixels: their sum, or the mean of the --topk strongest, by weight (as in Image-GS)."""
     topk: int = 10
     """Gaussians per pixel that count with --blend topk."""
+    layers: int = 1
+    """Fit so many layers: the Gaussians up to the end of each are a picture of its own, about four times as many as in
+    the one before. splat encode keeps them."""
     pixel_kernel: bool = False
     """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: a model to be drawn larger
     (see splat upscale). Costs some PSNR at the photo's own size."""
@@ -126,6 +129,7 @@ class FitImage:
                 blend=self.blend,
                 topk=self.topk,
                 seed=self.seed,
+                layers=self.layers,
                 tile=_tile(self.tile),
             )
             if not self.stack and len(self.pictures) != 1:

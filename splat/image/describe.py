@@ -44,8 +44,10 @@ def _s2d(path: Path) -> Iterator[str]:
     from splat.image.codec.s2d import decode_image
 
     decoded = decode_image(path)
-    for i, (end, quality) in enumerate(zip(decoded.model.layers, decoded.psnr, strict=True), 1):
-        yield f"layer {i}    up to {end:,} Gaussians" + (f", {quality:.2f} dB PSNR" if quality else "")
+    parts = zip(decoded.layer_bytes, decoded.model.layers, decoded.psnr, strict=True)
+    for i, (size, end, quality) in enumerate(parts, 1):
+        known = f", {quality:.2f} dB PSNR" if quality else ""
+        yield f"layer {i}    up to {end:,} Gaussians in {size:,} bytes{known}"
     if decoded.header.chunk:
         yield f"chunks     {1 << decoded.header.chunk} pixels a side, each readable alone"
     with Source(path) as file:

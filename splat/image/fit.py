@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +22,8 @@ from splat.image.fitter import Clock, Fit, FitProgress, Plan, run_fit
 from splat.image.holes import harmonic_fill, hole_weights
 from splat.image.init import Structure, importance_of, structure_tensor
 from splat.image.large import LargeFit, fit_large
+from splat.image.layered import fit_layers
+from splat.image.levels import prefix_sizes
 from splat.image.model import ImageGaussians
 from splat.image.objective import Objective
 from splat.image.picture import Picture, read_picture
@@ -41,6 +44,7 @@ TILED_FROM = 1 << 23
 """Pixels. Pictures with as many are fitted by tiles: less memory, and from about here on no loss in equal time
 (docs/image-large.md)."""
 AUTO_TILE = 1024
+MAX_LAYERS = 16
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,15 @@ class FitConfig:
     in a larger picture."""
     seed: int = 0
     """Seed of the random numbers; the same seed gives the same model (without `time`, which counts seconds)."""
+    layers: int | tuple[int, ...] = 1
+    """Fit so many layers, each prefix with about four times the Gaussians of the one before, so that each is a picture
+    of its own (`ImageGaussians.layers`); or the numbers of Gaussians up to the end of each layer, instead of n. Each
+    layer takes the preset's steps. Blend sum."""
     tile: int | None = None
     """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole.
     Default: tiles of 1024 for pictures of 8 megapixels and more; the whole below, for target_psnr, and where tiles
-    cannot do it: they are for one ordinary picture, blend sum, and no weights, hole, importance, dilation or
-    least_scale."""
+    cannot do it: they are for one ordinary picture, blend sum, and no weights, hole, importance, dilation,
+    least_scale or layers."""
 
     def __post_init__(self) -> None:
         if self.n is not None:
@@ -95,8 +103,26 @@ class FitConfig:
             raise ValueError(f"preset must be one of {', '.join(STEPS)}, got {self.preset!r}")
         order_free_options(self.blend, self.topk)
         check_dilation(self.dilation)
+        self._check_layers()
         if not 0 <= self.least_scale < math.inf:
             raise ValueError(f"least_scale must be at least 0 and finite, got {self.least_scale}")
+
+    def _check_layers(self) -> None:
+        if isinstance(self.layers, tuple):
+            if not self.layers:
+                raise ValueError("layers must be a number or the ends of at least one layer, got ()")
+            for before, end in pairwise((0, *self.layers)):
+                check_int("layers", end, before + 1)
+            if self.n not in (None, self.layers[-1]) or self.target_psnr is not None:
+                raise ValueError("give layers as a number with n or target_psnr: their ends say the number of Gaussians")
+        else:
+            check_int("layers", self.layers, 1, MAX_LAYERS)
+        if self.layers != 1 and self.blend != "sum":
+            raise ValueError("layers must be 1 with blend topk: its Gaussians do not add up to the picture")
+
+    def ends(self, n: int) -> tuple[int, ...]:
+        """Numbers of Gaussians up to the end of each layer, of a model of `n`."""
+        return self.layers if isinstance(self.layers, tuple) else prefix_sizes(n, self.layers)
 
     def for_any_size(self) -> FitConfig:
         """The same for a model that is to be drawn larger: of means over pixels, with no Gaussian much smaller."""
@@ -138,6 +164,7 @@ def _tile_side(config: FitConfig, picture: Picture, weights: Tensor | None, impo
         "blend topk": config.blend != "sum",
         "a dilation": config.dilation > 0,
         "a least_scale": config.least_scale > 0,
+        "layers": config.layers != 1,
     }
     wanted = [what for what, there in beyond.items() if there]
     if config.tile is None:
@@ -229,7 +256,8 @@ class _Search:
     def run(self) -> FitResult:
         config, clock = self.config, self.clock
         if config.target_psnr is None:
-            self._fit(config.n or auto_count(self.structure), config.time)
+            given = config.layers[-1] if isinstance(config.layers, tuple) else config.n
+            self._fit(given or auto_count(self.structure), config.time)
             fit = self.fits[0]
         else:
             self._reach(config.target_psnr)
@@ -245,8 +273,13 @@ class _Search:
         return FitResult(fit.best[1], clock.history, seconds, fit.best[0], interrupted=clock.stopped())
 
     def _fit(self, n: int, until: float | None, steps: int | None = None) -> Fit:
-        fit = Fit(self.objective, self.layout, self.structure, Plan(n, self.config.seed, self.config.least_scale))
-        run_fit(fit, self.clock, steps or STEPS[self.config.preset], until)
+        job = self.objective, self.layout, self.structure, Plan(n, self.config.seed, self.config.least_scale)
+        steps = steps or STEPS[self.config.preset]
+        if self.config.layers == 1:
+            fit = Fit(*job)
+            run_fit(fit, self.clock, steps, until)
+        else:
+            fit = fit_layers(*job, self.config.ends(n), self.clock, steps, until)
         self.fits.append(fit)
         return fit
 

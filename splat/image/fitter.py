@@ -123,6 +123,11 @@ class Fit:
         """The part of a tiled residual that new Gaussians are to explain."""
         return residual
 
+    def _removal_cost(self, step: L2Step) -> Tensor:
+        """[N] what leaving a Gaussian out costs; infinite for those that stay where they are."""
+        params = self.optimizer.params
+        return removal_cost(self.objective, params, step) * self.structure.importance_at(params["means"])
+
     def _take_psnr(self, step: L2Step) -> None:
         self.psnr = min(MAX_PSNR, psnr_of_error(self._error(step) / self.full_error))
 
@@ -155,9 +160,8 @@ class Fit:
         if wanted <= len(optimizer) and not due:
             return
         if due:
-            p = optimizer.params
-            cost = removal_cost(self.objective, p, step) * self.structure.importance_at(p["means"])
-            moved = int(schedule.exchange * len(optimizer))
+            cost = self._removal_cost(step)
+            moved = int(schedule.exchange * int(cost.isfinite().sum()))
             if moved:
                 optimizer.keep(cost.argsort()[moved:].sort().values)
         sigma = max(0.6, 0.35 * self.typical)

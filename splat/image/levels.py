@@ -13,8 +13,10 @@ from torch import Tensor
 from splat.image.model import ImageGaussians
 from splat.metrics import psnr
 
-PARTS = (64, 16, 4, 1)
-"""Levels of a model without layers: one part in so many."""
+RATIO = 4
+"""Gaussians of a level by those of the one before: half the distance between them, about, as in a pyramid."""
+LEVELS = 4
+"""Of a model without layers."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ def layer_sizes(model: ImageGaussians) -> list[int]:
     return [b - a for a, b in pairwise((0, *model.layers))] if model.layers else []
 
 
+def prefix_sizes(count: int, layers: int) -> tuple[int, ...]:
+    """Numbers of Gaussians up to the ends of so many layers, each RATIO times the one before, the last `count`; fewer
+    where `count` is too small for as many."""
+    return tuple(sorted({-(-count // RATIO**k) for k in range(layers)}))
+
+
 def level_counts(count: int, layers: Sequence[int] = ()) -> list[int]:
     """Gaussians of each level, rising to `count`.
 
@@ -54,7 +62,7 @@ def level_counts(count: int, layers: Sequence[int] = ()) -> list[int]:
     """
     if layers and (min(layers) < 1 or sum(layers) != count):
         raise ValueError(f"layers must be positive and add up to {count} Gaussians, got {list(layers)}")
-    return list(accumulate(layers)) if layers else sorted({-(-count // part) for part in PARTS})
+    return list(accumulate(layers)) if layers else list(prefix_sizes(count, LEVELS))
 
 
 def draw_levels(

@@ -19,6 +19,7 @@ from splat.image.codec.lattice import MAX_LOG_SCALE, MAX_QP, MIN_LOG_SCALE, OCTA
 from splat.image.codec.s2d import CodedLayer, Ledger, decode_image, to_model, write
 from splat.image.fit import DB_PER_DOUBLING, FitConfig, fit_image
 from splat.image.fitter import FitProgress
+from splat.image.layered import term_weights
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
 from splat.image.picture import read_picture
@@ -55,6 +56,18 @@ class EncodeConfig:
 
 
 @dataclass(frozen=True)
+class CodedPrefix:
+    """A file up to the end of a layer."""
+
+    size: int
+    """Bytes."""
+    count: int
+    """Gaussians."""
+    psnr: float
+    """dB."""
+
+
+@dataclass(frozen=True)
 class Encoded:
     """A coded picture."""
 
@@ -66,6 +79,8 @@ class Encoded:
     qp: float
     psnr: float
     """dB, against the picture, of the render clamped to 0..1."""
+    layers: tuple[CodedPrefix, ...]
+    """What the file gives up to the end of each layer; the last is the whole."""
 
 
 def encode_model(
@@ -125,7 +140,7 @@ def encode_image(
         tell: called with the share of the coding that is done, 0..1, after the fit.
     """
     picture = read_picture(image)
-    if config.max_bytes is not None and fit.n is None and fit.target_psnr is None:
+    if config.max_bytes is not None and fit.n is None and fit.target_psnr is None and isinstance(fit.layers, int):
         fit = replace(fit, n=max(1, int(config.max_bytes * 8 / BITS)))
     fitted = fit_image(picture, fit, callback=callback)
     return encode_model(fitted.model, picture.pixels.float(), config, tell)
@@ -194,7 +209,8 @@ class _Coder:
         # Layers add up, which pictures of blend topk do not.
         ends = model.layers if model.layers and model.blend == "sum" else (len(model),)
         self.rows = [slice(a, b) for a, b in pairwise((0, *ends))]
-        self.objective = Objective.of(target, options=model.options, dilation=self.header.dilation)
+        self.options = model.options
+        self.later = _left_to_later(model, self.rows)
 
     def head(self, params: Params, qp: float) -> LayerHead:
         """Of a layer."""
@@ -230,12 +246,11 @@ class _Coder:
         """The file with this qp."""
         qp = round(qp * QP_PARTS) / QP_PARTS  # as the file holds it
         layers: list[CodedLayer] = []
-        canvas, left = self.objective.canvas, self.target
+        left = self.target
         for i, rows in enumerate(self.rows):
             params = {name: value[rows] for name, value in self.params.items()}
-            objective = (
-                self.objective if i == 0 else Objective.of(left, options=canvas.options, dilation=canvas.dilation)
-            )
+            wanted = left - self.later[i]
+            objective = Objective.of(wanted, options=self.options, dilation=self.header.dilation)
             head = self.head(params, qp)
             share = _part_of(tell, i, len(self.rows))
             symbols = round_gaussians(params, objective, self.header.lattice(head), self.config.finish, share)
@@ -245,7 +260,26 @@ class _Coder:
             quality = min(MAX_PSNR, psnr((self.target - left).clamp(0, 1), self.target))
             layers.append(CodedLayer(replace(head, psnr=quality), symbols))
         data, ledger = write(self.header, layers)
-        return Encoded(data, decode_image(data).model, ledger, qp, layers[-1].head.psnr)
+        decoded = decode_image(data)
+        model, qualities = decoded.model, [layer.head.psnr for layer in layers]
+        prefixes = map(CodedPrefix, decoded.layer_bytes, model.layers, qualities)
+        return Encoded(data, model, ledger, qp, qualities[-1], tuple(prefixes))
+
+
+def _left_to_later(model: ImageGaussians, rows: list[slice]) -> list[Tensor]:
+    """[H, W, D] for each layer: what it leaves to the layers behind it.
+
+    A layer is a summand of every prefix from its own on. The sum of their weighted squared errors (`term_weights`) is,
+    but for a constant, that of the layer alone from the weighted mean of what each of them asks of it; a later layer is
+    in that mean by the weight of the prefixes that have it.
+    """
+    weights, height, width = term_weights([part.stop for part in rows]), model.height, model.width
+    left = [model.colors.new_zeros(height, width, model.colors.shape[1])]
+    for i in range(len(rows) - 1, 0, -1):
+        with torch.no_grad():
+            drawn = model.map(lambda t, part=rows[i]: t[part]).render()  # type: ignore[misc]
+        left.insert(0, sum(weights[i:]) / sum(weights[i - 1 :]) * (drawn + left[0]))
+    return left
 
 
 def _part_of(tell: Callable[[float], None] | None, part: int, parts: int) -> Callable[[float], None] | None:

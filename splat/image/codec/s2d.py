@@ -144,7 +144,9 @@ class Decoded:
     model: ImageGaussians
     header: Header
     psnr: tuple[float, ...]
-    """dB of each layer, 0: not known."""
+    """dB of the picture up to each layer, 0: not known."""
+    layer_bytes: tuple[int, ...]
+    """Of the file up to the end of each layer: cut there, it is a file of so many layers."""
     bytes_read: int
     bytes_total: int
     cut_off: bool
@@ -184,6 +186,7 @@ class _Reading:
         self.index: Section | None = None
         self.layers: list[ImageGaussians] = []
         self.psnr: list[float] = []
+        self.ends: list[int] = []
 
     def take(self, found: Section) -> None:
         """Reads a section, where it is one that is known."""
@@ -192,14 +195,15 @@ class _Reading:
         elif found.name == b"LAYR":
             read = Reader(self.file.content(found))
             head = LayerHead.read(read, self.header)
-            self._add(head, self._chunk(read.rest(), head.count, head, None, self.models))
+            self._add(found, head, self._chunk(read.rest(), head.count, head, None, self.models))
         elif found.name == b"DATA":
             if self.index is None or not self.header.chunk:
                 raise CodecError(f"{self.file.name}: chunks without their index")
-            self._add(*self._chunks(self.index, found))
+            self._add(found, *self._chunks(self.index, found))
             self.index = None
 
-    def _add(self, head: LayerHead, symbols: Symbols) -> None:
+    def _add(self, found: Section, head: LayerHead, symbols: Symbols) -> None:
+        self.ends.append(found.end)
         self.layers.append(to_model(self.header, head, symbols))
         self.psnr.append(head.psnr)
         if sum(map(len, self.layers)) > MAX_COUNT:
@@ -271,7 +275,7 @@ def _decode(file: Source, layers: int | None, max_bytes: int | None, crop: Crop 
     means, log_scales, angles, colors = (torch.cat([getattr(p, name) for p in parts]) for name in TENSORS)
     ends = tuple(accumulate(map(len, parts)))
     model = replace(parts[0], means=means, log_scales=log_scales, angles=angles, colors=colors, layers=ends)
-    return Decoded(model, reading.header, tuple(reading.psnr), file.bytes_read, file.size, cut_off)
+    return Decoded(model, reading.header, tuple(reading.psnr), tuple(reading.ends), file.bytes_read, file.size, cut_off)
 
 
 def to_model(header: Header, head: LayerHead, symbols: Symbols) -> ImageGaussians:
