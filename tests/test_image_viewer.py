@@ -15,11 +15,16 @@ import torch
 
 from splat.cli import main
 from splat.core.rasterize import RasterizeOptions
+from splat.image.codec.encode import EncodeConfig, encode_image
+from splat.image.codec.s2d import decode_image
 from splat.image.draw import rasterize_image
+from splat.image.export import load_image_model
+from splat.image.fit import FitConfig
 from splat.image.layout import Layout, Mode
 from splat.image.levels import by_importance, level_counts
 from splat.image.model import ImageGaussians
 from splat.image.page import PageFacts, facts_beside, page_text, write_page
+from splat.image.picture import read_picture
 from tests.browser import Page, needs_chromium
 from tests.test_image_model import covariances_of, make_model
 
@@ -226,6 +231,28 @@ def test_grey_and_alpha_are_shown(channels: Mode, browser: Page, tmp_path: Path)
             y, x = np.indices((height, width)) // 8
             want = want[..., :3] + (1 - want[..., 3:]) * np.where((x + y) % 2 == 0, 0.82, 0.66)[..., None]
         check_same(got, np.broadcast_to(want.clip(0, 1), (height, width, 3)), inside)
+
+
+@needs_chromium
+@pytest.mark.parametrize("query", RENDERERS)
+def test_the_page_of_a_layered_file_draws_what_each_layer_decodes_to(query: str, browser: Page, tmp_path: Path) -> None:
+    photo = Path(__file__).parent.parent / "scenes" / "photos" / "kodim05.png"
+    part = read_picture(photo).pixels[200 : 200 + HEIGHT, 300 : 300 + WIDTH].contiguous()
+    fit, path = FitConfig(layers=(15, 60, 240), preset="draft"), tmp_path / "photo.s2d"
+    path.write_bytes(encode_image(part, EncodeConfig(qp=20), fit).data)
+    model = load_image_model(path)
+    open_page(browser, tmp_path, page_text(model, facts_beside(path, model)), query)
+    levels = []
+    for key, layer in (("", 3), ("[", 2), ("[", 1)):
+        if key:
+            send_key(browser, key)
+        one = decode_image(path, layers=layer).model
+        assert browser.evaluate("splatViewer.view")["count"] == len(one)
+        got, where = shown(browser, x=-5, y=-5, zoom=4, count=len(one))
+        want, inside = part_of(one, where, got.shape[1], got.shape[0])
+        check_same(got, want, inside)
+        levels.append(want)
+    assert np.abs(levels[0] - levels[1]).mean() > 2 / 255 < np.abs(levels[1] - levels[2]).mean()
 
 
 def with_description(text: bytes, **changes: object) -> bytes:

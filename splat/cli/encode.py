@@ -101,7 +101,9 @@ class Encode:
             model = load_image_model(self.source)
             config = self._config(model.width * model.height)
             if self.target_psnr is not None or self.n is not None or self.layers != 1:
-                raise ValueError(f"{self.source.name} is a fitted model: --target-psnr, -n and --layers are for pictures")
+                raise ValueError(
+                    f"{self.source.name} is a fitted model: --target-psnr, -n and --layers are for pictures"
+                )
             target = None if self.photo is None else read_picture(self.photo).pixels.float()
             if target is not None and tuple(target.shape) != (model.height, model.width, model.layout.channels):
                 raise ValueError(f"--photo must be {model.width} x {model.height} with the model's channels")

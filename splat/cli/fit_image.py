@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from splat.image.bands import Judged
     from splat.image.fit import FitResult
     from splat.image.fitter import FitProgress
+    from splat.image.model import ImageGaussians
     from splat.image.picture import Picture
     from splat.metrics import Scores
 
@@ -195,6 +196,7 @@ class FitImage:
             "preset": self.preset,
             "time": self.time,
             "target_psnr": self.target_psnr,
+            "layers": _layers(result.model, picture),
         }
         with atomic_write(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
@@ -218,6 +220,8 @@ class FitImage:
             print(f"{psnr:.2f} dB PSNR, {ssim:.4f} SSIM{where}, {metrics['n']:,} Gaussians, {spent:.1f} s")
             if self.target_psnr is not None and psnr < self.target_psnr:
                 print(f"{self.target_psnr:g} dB was not reached; give it a longer --time or --preset best")
+            for i, row in enumerate(metrics["layers"], 1):
+                print(f"  layer {i}: {row['count']:,} Gaussians, {row['psnr']:.2f} dB PSNR")
             if len(metrics["groups"]) > 1:
                 for group in metrics["groups"]:
                     angle = f", {group['mean_angle']:.2f} degrees" if "mean_angle" in group else ""
@@ -248,6 +252,14 @@ def _quality(scores: Scores, known: Tensor | None) -> dict[str, float]:
     if known is not None:
         return {"psnr_known": psnr, "ssim_known": scores.ssim, "known": float(known.float().mean())}
     return dict(zip(_QUALITY, (psnr, scores.ssim, scores.ms_ssim), strict=True))
+
+
+def _layers(model: ImageGaussians, picture: Picture) -> list[dict[str, Any]]:
+    """Gaussians and PSNR up to the end of each layer; empty where there is one."""
+    from splat.image.levels import draw_levels, layer_sizes
+
+    sizes = layer_sizes(model)
+    return [vars(level) for level, _ in draw_levels(model, sizes, picture.pixels)] if len(sizes) > 1 else []
 
 
 def _metrics(result: FitResult, picture: Picture, judged: Judged, known: Tensor | None) -> dict[str, Any]:

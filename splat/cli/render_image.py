@@ -11,6 +11,9 @@ import tyro
 from splat.cli.shared import refuse_given
 
 
+_SIZE = ("height", "width", "scale", "crop", "bits")
+
+
 @dataclass
 class RenderImage:
     """Draw a fitted picture at any size. With none of the size options it is drawn at the size it was fitted at.
@@ -20,6 +23,8 @@ class RenderImage:
       splat render-image out/model.safetensors -o big.png --scale 4 --crop 100 50 200 150
 
       splat render-image out/model.safetensors -o lod.png --lod --photo photo.png
+
+      splat render-image photo.s2d -o levels.webp --anim
     """
 
     model: tyro.conf.Positional[Path]
@@ -39,6 +44,8 @@ class RenderImage:
     """Bits per channel of what is written (default: those of the picture that was fitted)."""
     lod: bool = False
     """Draw a strip instead: the picture from a part of its Gaussians in 64, 16 and 4, and from all."""
+    anim: bool = False
+    """Write an animation instead (.webp, .png): the picture as its Gaussians become more, layer by layer."""
     photo: Path | None = None
     """With --lod: the photograph that was fitted; the strip then says PSNRs."""
 
@@ -50,9 +57,12 @@ class RenderImage:
         from splat.image.picture import write_picture
 
         if self.lod:
-            refuse_given(self, ("height", "width", "scale", "crop", "bits"), "a strip of levels has its own size")
+            refuse_given(self, (*_SIZE, "anim"), "a strip of levels has its own size")
             return self._write_strip()
         refuse_given(self, ("photo",), "it is for --lod")
+        if self.anim:
+            refuse_given(self, _SIZE, "an animation has the picture's own size")
+            return self._write_animation()
         model = load_image_model(self.model)
         with torch.no_grad():
             picture = model.render(height=self.height, width=self.width, scale=self.scale, crop=self.crop)
@@ -77,4 +87,13 @@ class RenderImage:
         output = self.output or Path("lod.png")
         write_figure(strip, output)
         print(f"{output}  {strip.width} x {strip.height}")
+        return 0
+
+    def _write_animation(self) -> int:
+        from splat.image.export import load_image_model
+        from splat.image.figures import levels_animation
+
+        output = self.output or Path("levels.webp")
+        frames = levels_animation(load_image_model(self.model), output)
+        print(f"{output}  {frames} frames")
         return 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from splat.figures import HEAT, SIGNED, Pixels, color_map, rgb, scale_bar
 from splat.files import atomic_write
-from splat.image.levels import draw_levels
+from splat.image.levels import draw_levels, growing_counts, in_growing_order
 from splat.image.model import ImageGaussians
 
 MAX_ELLIPSES = 20_000
@@ -147,9 +148,30 @@ def animation_frame(model: ImageGaussians, longest: int = 768) -> Pixels:
     return np.asarray(image)
 
 
-def write_animation(frames: list[Pixels], path: Path, milliseconds: int = 80) -> None:
-    """8-bit RGB frames as an animated WebP; the last one stays for two seconds."""
+def levels_animation(model: ImageGaussians, path: Path) -> int:
+    """Writes the picture as its Gaussians become more, layer by layer and within a layer by importance, which stays for
+    a second at the end of each. Returns the number of frames."""
+    model = in_growing_order(model)
+    counts = growing_counts(model)
+    frames = [animation_frame(model.map(lambda t, n=n: t[:n])) for n in counts]  # type: ignore[misc]
+    write_animation(frames, path, stops={counts.index(end): 1000 for end in model.layers[:-1]})
+    return len(frames)
+
+
+def write_animation(
+    frames: list[Pixels], path: Path, milliseconds: int = 80, stops: Mapping[int, int] | None = None
+) -> None:
+    """8-bit RGB frames as an animated WebP or PNG, by the suffix; the last one stays for two seconds.
+
+    Args:
+        stops: milliseconds of frames that stay longer, by their number from 0.
+    """
+    if path.suffix.lower() not in (".webp", ".png"):
+        raise ValueError(f"{path}: an animation is written as .webp or .png")
     images = [Image.fromarray(frame) for frame in frames]
     durations = [milliseconds] * (len(images) - 1) + [2000]
+    for frame, longer in (stops or {}).items():
+        durations[frame] = longer
+    how: dict[str, Any] = {"quality": 85} if path.suffix.lower() == ".webp" else {}
     with atomic_write(path) as temporary:
-        images[0].save(temporary, save_all=True, append_images=images[1:], duration=durations, loop=0, quality=85)
+        images[0].save(temporary, save_all=True, append_images=images[1:], duration=durations, loop=0, **how)

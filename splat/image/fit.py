@@ -114,7 +114,9 @@ class FitConfig:
             for before, end in pairwise((0, *self.layers)):
                 check_int("layers", end, before + 1)
             if self.n not in (None, self.layers[-1]) or self.target_psnr is not None:
-                raise ValueError("give layers as a number with n or target_psnr: their ends say the number of Gaussians")
+                raise ValueError(
+                    "give layers as a number with n or target_psnr: their ends say the number of Gaussians"
+                )
         else:
             check_int("layers", self.layers, 1, MAX_LAYERS)
         if self.layers != 1 and self.blend != "sum":

@@ -8,7 +8,7 @@ prefixes. A layer that was fitted to be the best picture of its size is not what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +23,6 @@ from splat.image.layout import Layout
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import SHAPE, Objective
 from splat.image.solve import ColorSystem
-from splat.metrics import MAX_PSNR, psnr_of_error
 
 
 def term_weights(ends: Sequence[int]) -> list[float]:
@@ -44,13 +43,8 @@ class Prefixes:
     weights: tuple[float, ...] = ()
     """What the squared error of each counts; that of the whole counts 1."""
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[tuple[int, float]]:
         return iter(zip(self.ends, self.weights, strict=True))
-
-    def mean(self, whole: float, terms: Sequence[float]) -> float:
-        """Of the weighted errors."""
-        parts = (weight * term for weight, term in zip(self.weights, terms, strict=True))
-        return (whole + sum(parts)) / (1 + len(self.ends))
 
 
 class PrefixColorSystem(ColorSystem):
@@ -66,14 +60,11 @@ class PrefixColorSystem(ColorSystem):
         ]
 
     def step(self, colors: Tensor, target_tiles: Tensor) -> L2Step:
-        """Of the whole, with the gradient by the colours and the errors as `PrefixObjective` has them."""
+        """Of the whole picture, but with v_colors of all prefixes."""
         whole = super().step(colors, target_tiles)
-        steps = [
-            part.step(colors[:end], target_tiles) for part, end in zip(self.parts, self.prefixes.ends, strict=True)
-        ]
-        for step, (end, weight) in zip(steps, self.prefixes, strict=True):
-            whole.v_colors[0, :end] += weight * step.v_colors[0]
-        return _with_errors(whole, steps, self.prefixes)
+        for part, (end, weight) in zip(self.parts, self.prefixes, strict=True):
+            whole.v_colors[0, :end] += weight * part.step(colors[:end], target_tiles).v_colors[0]
+        return whole
 
     @cached_property
     def energy(self) -> Tensor:
@@ -85,14 +76,6 @@ class PrefixColorSystem(ColorSystem):
         return energy * counted
 
 
-def _with_errors(whole: L2Step, steps: Sequence[L2Step], prefixes: Prefixes) -> L2Step:
-    return replace(
-        whole,
-        squared_error=prefixes.mean(whole.squared_error, [step.squared_error for step in steps]),
-        clamped_error=prefixes.mean(whole.clamped_error, [step.clamped_error for step in steps]),
-    )
-
-
 @dataclass(frozen=True)
 class PrefixObjective(Objective):
     """Half the sum over the prefixes of weight_k * |target - image of the first ends_k Gaussians|^2, the whole being the
@@ -101,15 +84,14 @@ class PrefixObjective(Objective):
     prefixes: Prefixes = Prefixes()
 
     def step(self, params: Mapping[str, Tensor]) -> tuple[L2Step, dict[str, Tensor]]:
-        """The step of the whole picture with the mean of the terms as its errors, and the gradients of the sum."""
+        """The step of the whole picture, which new Gaussians and the PSNR go by, and the gradients of the sum."""
         whole, grads = super().step(params)
-        steps = []
+        grads["colors"] = grads["colors"].clone()  # the step has it, too
         for end, weight in self.prefixes:
-            step, part = super().step({name: value[:end] for name, value in params.items()})
+            _, part = super().step({name: value[:end] for name, value in params.items()})
             for name, grad in part.items():
                 grads[name][:end] += weight * grad
-            steps.append(step)
-        return _with_errors(whole, steps, self.prefixes), grads
+        return whole, grads
 
     def color_system(self, params: Mapping[str, Tensor]) -> ColorSystem:
         """The linear system of the colours at these shapes."""
@@ -117,8 +99,7 @@ class PrefixObjective(Objective):
 
 
 class LayerFit(Fit):
-    """The fit of a layer together with those before it. Its PSNR is that of the mean of the terms, which weigh about as
-    much as the whole's, so it is near that of the whole picture."""
+    """The fit of a layer, and on with it of those before. Its PSNR is that of the whole picture so far."""
 
     def __init__(
         self,
@@ -190,12 +171,8 @@ def fit_layers(
         run_fit(fit, stage, steps, part)
         clock.steps = stage.steps
         assert fit.best is not None
-        model = fit.best[1]
-        params = weighted_params(model)
-        error = objective.color_system(params).step(params["colors"], objective.target_tiles).clamped_error
-        psnr = min(MAX_PSNR, psnr_of_error(error / fit.full_error))
-        if best is None or psnr > best[0] or not clock.stopped():
-            best = psnr, model
+        if best is None or fit.psnr > best[0] or not clock.stopped():
+            best = fit.best
         for name, spent in fit.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
         fit.best, fit.psnr = best, best[0]

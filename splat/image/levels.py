@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
-from splat.image.model import ImageGaussians
+from splat.image.model import TENSORS, ImageGaussians
 from splat.metrics import psnr
 
 RATIO = 4
@@ -38,6 +38,22 @@ def by_importance(model: ImageGaussians) -> ImageGaussians:
     kernel, the squared error that this makes in an otherwise exact sum."""
     cost = model.colors.detach().square().sum(1) * kernel_energy(model.log_scales.detach())
     return model.map(lambda t: t[cost.argsort(descending=True, stable=True)])
+
+
+def in_growing_order(model: ImageGaussians) -> ImageGaussians:
+    """The same picture with the Gaussians of each layer `by_importance`; without layers, all of them."""
+    ends = model.layers or (len(model),)
+    parts = [by_importance(model.map(lambda t, a=a, b=b: t[a:b])) for a, b in pairwise((0, *ends))]  # type: ignore[misc]
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+    return replace(model, **joined)
+
+
+def growing_counts(model: ImageGaussians, frames: int = 32) -> list[int]:
+    """Rising numbers of Gaussians, evenly in their logarithm, from a 256th to all; the ends of the layers are among
+    them."""
+    count = len(model)
+    even = {max(1, round(count * 256 ** (k / (frames - 1) - 1))) for k in range(frames)}
+    return sorted(even | set(model.layers) | {count})
 
 
 def layer_sizes(model: ImageGaussians) -> list[int]:
