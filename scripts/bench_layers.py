@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -29,7 +30,8 @@ def powers(exponent: float) -> Weights:
     return lambda ends: [(end / ends[-1]) ** exponent for end in ends]
 
 
-WAYS = {
+WAYS: dict[str, Weights | None] = {
+    "separate fits": None,
     "each layer for its own prefix": powers(-5),
     "jointly, all prefixes alike": powers(0),
     "jointly, by the number of Gaussians": powers(1),
@@ -37,15 +39,12 @@ WAYS = {
 }
 
 
-def separate(picture: Picture, config: FitConfig, ends: tuple[int, ...]) -> list[float]:
-    """PSNRs of fits of these sizes, without layers."""
-    return [fit_image(picture, FitConfig(n=n, preset=config.preset)).psnr for n in ends]
-
-
-def in_layers(picture: Picture, config: FitConfig, weights: Weights) -> list[float]:
-    """PSNRs of the prefixes of one fit."""
+def psnrs_of(picture: Picture, config: FitConfig, ends: tuple[int, ...], weights: Weights | None) -> list[float]:
+    """Of the prefixes of one fit with such weights; None: of separate fits of these sizes."""
+    if weights is None:
+        return [fit_image(picture, replace(config, n=n)).psnr for n in ends]
     with patch.object(layered, "term_weights", weights):
-        model = fit_image(picture, config).model
+        model = fit_image(picture, replace(config, layers=ends)).model
     return [level.psnr or 0.0 for level, _ in draw_levels(model, layer_sizes(model), picture.pixels)]
 
 
@@ -56,16 +55,14 @@ def main() -> None:
     parser.add_argument("--preset", choices=STEPS, default="fast")
     arguments = parser.parse_args()
     ends = tuple(arguments.ends)
-    config = FitConfig(layers=ends, preset=arguments.preset)
+    config = FitConfig(preset=arguments.preset)
     print(f"{machine.describe()}\n")
     for path in arguments.pictures:
         picture = read_picture(path)
         print(f"| {path.stem} | " + " | ".join(f"{end:,}" for end in ends) + " | CPU s |\n|" + "---|" * (len(ends) + 2))
-        rows: dict[str, Callable[[], list[float]]] = {"separate fits": lambda: separate(picture, config, ends)}
-        rows |= {name: lambda weights=weights: in_layers(picture, config, weights) for name, weights in WAYS.items()}  # type: ignore[misc]
-        for name, run in rows.items():
+        for name, weights in WAYS.items():
             began = time.process_time()
-            psnrs = run()
+            psnrs = psnrs_of(picture, config, ends, weights)
             spent = time.process_time() - began
             print(f"| {name} | " + " | ".join(f"{psnr:.2f}" for psnr in psnrs) + f" | {spent:.0f} |", flush=True)
         print()

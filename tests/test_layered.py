@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from splat.image.codec.s2d import decode_image
 from splat.image.draw import rasterize_image
 from splat.image.fit import FitConfig, FitResult, fit_image
 from splat.image.fitter import FitProgress
-from splat.image.layered import Prefixes, PrefixColorSystem, PrefixObjective, term_weights
+from splat.image.layered import PrefixColorSystem, Prefixes, PrefixObjective, term_weights
 from splat.image.levels import draw_levels, layer_sizes, prefix_sizes
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
@@ -117,7 +118,7 @@ def test_every_prefix_is_better_than_the_one_before_and_not_far_from_a_fit_of_it
     model, psnrs = fitted().model, prefix_psnrs(fitted().model)
     assert model.layers == ENDS and len(model) == ENDS[-1]
     assert psnrs[-1] == pytest.approx(fitted().psnr, abs=0.01)
-    for before, after in zip(psnrs, psnrs[1:], strict=False):
+    for before, after in pairwise(psnrs):
         assert after > before + 2
     alone = [fit_image(photo(), FitConfig(n=n, preset="draft")).psnr for n in ENDS]
     for separate, prefix in zip(alone, psnrs, strict=True):

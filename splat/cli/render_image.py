@@ -10,7 +10,6 @@ import tyro
 
 from splat.cli.shared import refuse_given
 
-
 _SIZE = ("height", "width", "scale", "crop", "bits")
 
 

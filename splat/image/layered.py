@@ -1,6 +1,6 @@
 """Fits of layered pictures: every prefix of the Gaussians that ends with a layer is a picture of its own.
 
-Layer by layer, as P-GSVC (Wang et al. 2025) does for base and enhancement layers: a layer grows where the prefix before
+Layer by layer, as P-GSVC does with base and enhancement layers that are trained together: a layer grows where the prefix before
 it leaves the largest residual, and meanwhile all Gaussians so far are trained on the sum of the squared errors of all
 prefixes. A layer that was fitted to be the best picture of its size is not what the next one wants to stand on
 (docs/image-codec.md has what each way costs).
@@ -53,10 +53,11 @@ class PrefixColorSystem(ColorSystem):
     def __init__(
         self, canvas: Canvas, params: Mapping[str, Tensor], weight_tiles: Tensor | None, prefixes: Prefixes
     ) -> None:
-        super().__init__(canvas, *(params[name] for name in SHAPE), weight_tiles)
+        means, log_scales, angles = (params[name] for name in SHAPE)
+        super().__init__(canvas, means, log_scales, angles, weight_tiles)
         self.prefixes = prefixes
         self.parts = [
-            ColorSystem(canvas, *(params[name][:end] for name in SHAPE), weight_tiles) for end in prefixes.ends
+            ColorSystem(canvas, means[:end], log_scales[:end], angles[:end], weight_tiles) for end in prefixes.ends
         ]
 
     def step(self, colors: Tensor, target_tiles: Tensor) -> L2Step:
@@ -69,17 +70,16 @@ class PrefixColorSystem(ColorSystem):
     @cached_property
     def energy(self) -> Tensor:
         """[N, 1 or D] diagonal of the summed systems; of the last layer's rows that of the whole."""
-        energy = ColorSystem.energy.func(self).clone()
-        counted = torch.ones(len(energy), 1)
+        counted = torch.ones(len(self.log_scales), 1)
         for end, weight in self.prefixes:
             counted[:end] += weight
-        return energy * counted
+        return super().energy * counted
 
 
 @dataclass(frozen=True)
 class PrefixObjective(Objective):
-    """Half the sum over the prefixes of weight_k * |target - image of the first ends_k Gaussians|^2, the whole being the
-    last of them with weight 1. Blend sum: what comes later is added to a prefix, and does not change it."""
+    """Half the sum over the prefixes of weight_k * |target - image of the first ends_k Gaussians|^2, the whole being
+    the last of them with weight 1. Blend sum: what comes later is added to a prefix, and does not change it."""
 
     prefixes: Prefixes = Prefixes()
 

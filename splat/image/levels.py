@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
-from splat.image.model import TENSORS, ImageGaussians
+from splat.image.model import ImageGaussians
 from splat.metrics import psnr
 
 RATIO = 4
@@ -33,19 +33,25 @@ def kernel_energy(log_scales: Tensor) -> Tensor:
     return math.pi * log_scales.sum(-1).exp()
 
 
+def importance_order(model: ImageGaussians) -> Tensor:
+    """[N] rows as `by_importance` puts them."""
+    cost = model.colors.detach().square().sum(1) * kernel_energy(model.log_scales.detach())
+    return cost.argsort(descending=True, stable=True)
+
+
 def by_importance(model: ImageGaussians) -> ImageGaussians:
     """The same Gaussians, those first that change most when they are left out alone: by |c|^2 times the energy of the
     kernel, the squared error that this makes in an otherwise exact sum."""
-    cost = model.colors.detach().square().sum(1) * kernel_energy(model.log_scales.detach())
-    return model.map(lambda t: t[cost.argsort(descending=True, stable=True)])
+    order = importance_order(model)
+    return model.map(lambda t: t[order])
 
 
 def in_growing_order(model: ImageGaussians) -> ImageGaussians:
     """The same picture with the Gaussians of each layer `by_importance`; without layers, all of them."""
-    ends = model.layers or (len(model),)
-    parts = [by_importance(model.map(lambda t, a=a, b=b: t[a:b])) for a, b in pairwise((0, *ends))]  # type: ignore[misc]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
-    return replace(model, **joined)
+    ends = (0, *(model.layers or (len(model),)))
+    parts = [a + importance_order(model.map(lambda t, a=a, b=b: t[a:b])) for a, b in pairwise(ends)]  # type: ignore[misc]
+    order = torch.cat(parts)
+    return model.map(lambda t: t[order])
 
 
 def growing_counts(model: ImageGaussians, frames: int = 32) -> list[int]:
