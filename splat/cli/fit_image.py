@@ -101,7 +101,7 @@ class FitImage:
     (see splat upscale). Costs some PSNR at the photo's own size."""
     tile: str = "auto"
     """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole;
-    auto: tiles for pictures of 8 megapixels and more."""
+    auto: tiles for pictures of 20 megapixels and more."""
     seed: int = 0
     """The same seed gives the same model, bit for bit (with --time: as far as the clock allows)."""
     threads: int | None = None

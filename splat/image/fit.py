@@ -40,9 +40,9 @@ DB_PER_DOUBLING = 3.0
 PIXEL_SCALE = 0.45
 """Least scale in pixels of a model that is to be drawn larger. On two Kodak pictures, twice as large, it wins 0.6 to
 1.2 dB over none; 0.35 and 0.55 lose up to 0.4 (docs/image-masks-upscale.md)."""
-TILED_FROM = 1 << 23
-"""Pixels. Pictures with as many are fitted by tiles: less memory, and from about here on no loss in equal time
-(docs/image-large.md)."""
+TILED_FROM = 20_000_000
+"""Pixels. Pictures with as many are fitted by tiles: with less memory, and with less error in equal time at 33
+megapixels (60 s), though with more at 8 and 16 (docs/image-large.md)."""
 AUTO_TILE = 1024
 MAX_LAYERS = 16
 
@@ -78,7 +78,7 @@ class FitConfig:
     layer takes the preset's steps. Blend sum."""
     tile: int | None = None
     """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole.
-    Default: tiles of 1024 for pictures of 8 megapixels and more; the whole below, for target_psnr, and where tiles
+    Default: tiles of 1024 for pictures of 20 megapixels and more; the whole below, for target_psnr, and where tiles
     cannot do it: they are for one ordinary picture, blend sum, and no weights, hole, importance, dilation,
     least_scale or layers."""
 

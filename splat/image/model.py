@@ -36,9 +36,9 @@ TENSORS = ("means", "log_scales", "angles", "colors")
 
 def scaled_axes(log_scales: Tensor, angles: Tensor) -> Tensor:
     """[N, 2, 2], in whose columns are a Gaussian's axes, each as long as its standard deviation."""
+    first, second = log_scales.exp().unbind(-1)
     cos, sin = angles.cos(), angles.sin()
-    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-    return rotation * log_scales.exp()[:, None, :]
+    return torch.stack([cos * first, -sin * second, sin * first, cos * second], -1).view(len(angles), 2, 2)
 
 
 def axes_of_root(root: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,11 +55,13 @@ class ShapeOptimizer:
         axes = scaled_axes(self.params["log_scales"], self.params["angles"])
         shifts = torch.zeros_like(self.params["means"])
         moved = {**self.params, "means": shifts}
-        grads = {**grads, "means": (axes * grads["means"][:, :, None]).sum(1)}
+        # Products of columns, which torch does in a tenth of the time of products with small matrices.
+        v = grads["means"]
+        grads = {**grads, "means": axes[:, 0] * v[:, :1] + axes[:, 1] * v[:, 1:]}
         for name, param in moved.items():
             rate = getattr(self.rates, name) * factor
             adam_step(param, grads[name], self.exp_avg[name], self.exp_avg_sq[name], self.steps, rate, RULE)
-        self.params["means"] += (axes * shifts[:, None, :]).sum(2)
+        self.params["means"] += axes[:, :, 0] * shifts[:, :1] + axes[:, :, 1] * shifts[:, 1:]
         if self.least_log_scale > -math.inf:
             self.params["log_scales"].clamp_min_(self.least_log_scale)
 

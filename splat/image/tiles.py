@@ -21,6 +21,8 @@ from splat.metrics import error_of_psnr
 
 HALO = 48
 """Pixels around a tile in which the error counts too: what its Gaussians reach into. A multiple of TILE."""
+EXCHANGE_EVERY = 40
+"""Steps. Tiles get few of them: with 20 four tiles of 120 steps reach 0.1 dB less, in 10 s 0.6, in 6 s 1.0 dB less."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class TileFit(Fit):
         start = {name: getattr(own, name) for name in ShapeOptimizer.NAMES}
         start["means"] = start["means"] - place.window.origin
         total = max(1, total)
-        plan = Plan(total, seed, schedule=Schedule(start=len(own) / total))
+        schedule = Schedule(start=len(own) / total, exchange_every=EXCHANGE_EVERY)
+        plan = Plan(total, seed, schedule=schedule)
         structure = structure_tensor(pixels)
         super().__init__(Objective.of(target), own.layout, structure, plan, start if len(own) else None)
 
