@@ -20,8 +20,9 @@ from splat.image.codec.encode import EncodeConfig, encode_model
 from splat.image.codec.s2d import decode_image
 from splat.image.draw import rasterize_image
 from splat.image.fit import FitConfig, FitResult, fit_image
-from splat.image.fitter import FitProgress
-from splat.image.layered import PrefixColorSystem, Prefixes, PrefixObjective, term_weights
+from splat.image.fitter import FitProgress, Plan
+from splat.image.init import structure_tensor
+from splat.image.layered import LayerFit, PrefixColorSystem, Prefixes, PrefixObjective, term_weights
 from splat.image.levels import draw_levels, layer_sizes, prefix_sizes
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
@@ -123,6 +124,17 @@ def test_every_prefix_is_better_than_the_one_before_and_not_far_from_a_fit_of_it
     alone = [fit_image(photo(), FitConfig(n=n, preset="draft")).psnr for n in ENDS]
     for separate, prefix in zip(alone, psnrs, strict=True):
         assert prefix > separate - 0.5, (alone, psnrs)
+
+
+def test_gaussians_are_exchanged_within_the_new_layer_alone() -> None:
+    part = photo()[:48, :48].contiguous()
+    before = fit_image(part, FitConfig(layers=(20,), preset="draft")).model
+    fit = LayerFit(Objective.of(part), before.layout, structure_tensor(part), Plan(80), before)
+    for step in range(100):
+        fit.advance(step / 130)
+    ages = fit.optimizer.steps
+    assert len(fit) == 80 and (ages[:20] == 100).all()  # all that were there are there
+    assert ages[20:].min() < 20 < ages[20:].max()
 
 
 def test_a_layered_fit_is_the_same_for_the_same_seed_and_number_of_threads() -> None:
