@@ -1,9 +1,9 @@
 """Fits of layered pictures: every prefix of the Gaussians that ends with a layer is a picture of its own.
 
 Layer by layer, as P-GSVC does with base and enhancement layers that are trained together: a layer grows where the
-prefix before it leaves the largest residual, and meanwhile all Gaussians so far are trained on the sum of the squared errors
-of all prefixes. A layer that was fitted to be the best picture of its size is not what the next one wants to stand on
-(docs/image-codec.md has what each way costs).
+prefix before it leaves the largest residual, and meanwhile all Gaussians so far are trained on the sum of the squared
+errors of all prefixes. A layer that was fitted to be the best picture of its size is not what the next one wants to
+stand on (docs/image-codec.md has what each way costs).
 """
 
 from __future__ import annotations
