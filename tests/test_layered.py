@@ -129,7 +129,7 @@ def test_every_prefix_is_better_than_the_one_before_and_not_far_from_a_fit_of_it
 def test_gaussians_are_exchanged_within_the_new_layer_alone() -> None:
     part = photo()[:48, :48].contiguous()
     before = fit_image(part, FitConfig(layers=(20,), preset="draft")).model
-    before.means[:5] = -500.0  # nothing would be lost with these
+    before.means[:5], before.colors[:5] = -500.0, 0.0  # nothing would be lost with these
     fit = LayerFit(Objective.of(part), before.layout, structure_tensor(part), Plan(80), before)
     for step in range(100):
         fit.advance(step / 130)
