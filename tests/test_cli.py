@@ -17,6 +17,7 @@ from PIL import Image
 
 from splat.cli import main
 from splat.image.layout import Layout
+from splat.image.model import ImageGaussians
 from splat.image.picture import PictureError, read_picture, write_picture
 
 PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim05.png"
@@ -206,6 +207,16 @@ def test_a_stack_is_written_map_by_map(tmp_path: Path, capsys: pytest.CaptureFix
     for name, mode in (("color", "RGB"), ("normal", "RGB"), ("roughness", "L")):
         with Image.open(tmp_path / f"big-{name}.png") as big:
             assert (big.mode, big.size) == (mode, (256, 192))
+
+
+def test_the_blend_takes_its_k_along(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("fit-image", small, "-o", out, "-n", "20", "--preset", "draft", "--blend", "topk:3", "--quiet") == 0
+    model = ImageGaussians.load(out / "model.safetensors")
+    assert (model.blend, model.topk) == ("topk", 3)
+    for wrong in ("sum:3", "topk:x", "alpha", "topk:0"):
+        assert run("fit-image", small, "-o", out, "--blend", wrong) == 2
+        assert "topk" in capsys.readouterr().err
 
 
 def test_several_pictures_need_the_stack_flag(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,10 +89,9 @@ class FitImage:
     what was in it takes a generative model. The metrics are of the known pixels."""
     importance: Path | None = None
     """Grey picture of the photo's size: where it is bright more of the Gaussians go."""
-    blend: Literal["sum", "topk"] = "sum"
-    """How Gaussians become pixels: their sum, or the mean of the --topk strongest, by weight (as in Image-GS)."""
-    topk: int = 10
-    """Gaussians per pixel that count with --blend topk."""
+    blend: Annotated[str, tyro.conf.arg(metavar="sum|topk[:K]")] = "sum"
+    """How Gaussians become pixels: their sum, or topk:K, the mean of the K strongest by weight (as in Image-GS; K is 10
+    where it is left out)."""
     layers: int = 1
     """Fit so many layers: the Gaussians up to the end of each are a picture of its own, about four times as many as in
     the one before. splat encode keeps them."""
@@ -122,13 +121,14 @@ class FitImage:
             from splat.image.fit import FitConfig, fit_image
             from splat.image.picture import TextureMap, read_grey, read_picture
 
+            blend, topk = _blend(self.blend)
             config = FitConfig(
                 n=self.n,
                 target_psnr=self.target_psnr,
                 time=self.time,
                 preset=self.preset,
-                blend=self.blend,
-                topk=self.topk,
+                blend=blend,
+                topk=topk,
                 seed=self.seed,
                 layers=self.layers,
                 tile=_tile(self.tile),
@@ -233,6 +233,16 @@ class FitImage:
 
 
 _QUALITY = ("psnr", "ssim", "ms_ssim")
+
+
+def _blend(text: str) -> tuple[Literal["sum", "topk"], int]:
+    """The value of --blend: the compositor, and its K."""
+    name, _, count = text.partition(":")
+    if name == "sum" and not count:
+        return "sum", 10
+    if name != "topk" or not (count or "10").isdecimal():
+        raise ValueError(f"blend must be sum, topk or topk:K, got {text!r}")
+    return "topk", int(count or 10)
 
 
 def _tile(text: str) -> int | None:

@@ -70,24 +70,10 @@ def rasterize_image(
     width, height = size
     check_size(width, height)
     axes = isinstance(shapes, tuple | list)
-    if axes and len(shapes) != 2:
-        raise ValueError(f"shapes must be covariances or the pair (log_scales, angles), got {len(shapes)} values")
+    _check_gaussians(means, shapes, colors, opacities, depths, background)
+    opacities = means.new_ones(means.shape[0]) if opacities is None else opacities
     if dilation and not axes:
         raise ValueError("dilation needs shapes given as (log_scales, angles); add it to covariances yourself")
-    check = Arguments()
-    check.floats("means", means, "N", 2)
-    if axes:
-        check.floats("log_scales", shapes[0], "N", 2)
-        check.floats("angles", shapes[1], "N")
-    else:
-        check.floats("shapes", shapes, "N", 2, 2)
-    check.floats("colors", colors, "N", "D")
-    opacities = means.new_ones(means.shape[0]) if opacities is None else opacities
-    check.floats("opacities", opacities, "N")
-    if depths is not None:
-        check.floats("depths", depths, "N")
-    if background is not None:
-        check.floats("background", background, "D")
     parts = [means, colors, opacities, *(shapes if axes else [shapes])]
     # The kernels leave broken Gaussians out; torch's own formulae would give them gradients of 0 * NaN.
     in_torch = not axes or choose_backend(means, backend) == "reference"
@@ -125,3 +111,30 @@ def rasterize_image(
     backgrounds = None if background is None else background[None]
     image, alphas = rasterize(splats, colors[None], tiles, backgrounds=backgrounds, options=options, backend=backend)
     return image[0], alphas[0]
+
+
+def _check_gaussians(
+    means: Tensor,
+    shapes: Tensor | tuple[Tensor, Tensor],
+    colors: Tensor,
+    opacities: Tensor | None,
+    depths: Tensor | None,
+    background: Tensor | None,
+) -> None:
+    """Errors that name the argument of `rasterize_image` which does not fit the others."""
+    check = Arguments()
+    check.floats("means", means, "N", 2)
+    if isinstance(shapes, tuple | list):
+        if len(shapes) != 2:
+            raise ValueError(f"shapes must be covariances or the pair (log_scales, angles), got {len(shapes)} values")
+        check.floats("log_scales", shapes[0], "N", 2)
+        check.floats("angles", shapes[1], "N")
+    else:
+        check.floats("shapes", shapes, "N", 2, 2)
+    check.floats("colors", colors, "N", "D")
+    if opacities is not None:
+        check.floats("opacities", opacities, "N")
+    if depths is not None:
+        check.floats("depths", depths, "N")
+    if background is not None:
+        check.floats("background", background, "D")

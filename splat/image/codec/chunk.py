@@ -51,7 +51,6 @@ class Frame:
     """Cells along x and y of the box that holds the chunk's centres."""
     first: tuple[int, int] = (0, 0)
     """Its first cell."""
-    channels: int = 3
     typical: int = 0
     """log2 of a usual smaller scale, in 1/256 octave: scales are coded as differences from it."""
 
@@ -129,7 +128,7 @@ def decode_chunk(data: bytes, count: int, frame: Frame, models: SymbolModels) ->
     angle = decoder.bounded(levels, _angle_contexts(levels), models.angle).astype(np.int64)
     bits = fine_bits(classes, minor, ratio, angle, frame.cell)
     fine = decoder.bits(bits.ravel()).astype(np.int64).reshape(-1, 2)
-    colors, previous = np.zeros((count, frame.channels), np.int64), None
+    colors, previous = np.zeros((count, models.channels), np.int64), None
     for channel, model in enumerate(models.colors):
         colors[:, channel] = decoder.signed(_color_contexts(classes, previous), model)
         previous = colors[:, channel]

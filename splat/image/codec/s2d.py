@@ -125,13 +125,13 @@ def chunk_box(header: Header, chunk: int) -> tuple[Floats, Floats]:
 
 
 def _frame(header: Header, head: LayerHead, chunk: int | None = None) -> Frame:
-    cell, channels = head.cell, header.layout.channels
+    cell = head.cell
     if chunk is None:
-        return Frame(cell, header.lattice(head).grid, (0, 0), channels, head.typical)
+        return Frame(cell, header.lattice(head).grid, (0, 0), head.typical)
     columns, _ = header.chunks
     side = 1 << (header.chunk - cell)
     first = (chunk % columns * side, chunk // columns * side)
-    return Frame(cell, (side + 2 * MARGIN,) * 2, first, channels, head.typical)
+    return Frame(cell, (side + 2 * MARGIN,) * 2, first, head.typical)
 
 
 # ---- reading
