@@ -25,10 +25,11 @@ from splat.image.codec.positions import SplitModels, cell_keys, cells_of, decode
 from splat.image.codec.range_coder import RangeDecoder, RangeEncoder
 from splat.image.codec.s2d import decode_image
 from splat.image.fit import FitConfig, fit_image
+from splat.image.fitter import FitProgress
 from splat.image.layout import Layout
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
-from splat.image.picture import Picture, read_picture
+from splat.image.picture import Picture, read_picture, write_picture
 from splat.metrics import psnr
 
 PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim23.png"
@@ -409,3 +410,34 @@ def test_encode_decode_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run("decode", tmp_path / "none.s2d", tmp_path / "b.png") == 2
     assert "no such file" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.s2d", "m.safetensors"]
+
+
+@pytest.mark.parametrize("target_psnr", [None, 45.0])
+def test_ctrl_c_codes_what_there_is_of_the_fit(target_psnr: float | None) -> None:
+    fits, shares = [0], list[float]()
+
+    def stop(progress: FitProgress) -> None:
+        fits[0] += progress.phase == "init"
+        if progress.step == 40:
+            raise KeyboardInterrupt
+
+    fit = FitConfig(preset="draft")
+    if target_psnr is None:
+        encoded = encode_image(photo(), EncodeConfig(max_bytes=800), fit, callback=stop, tell=shares.append)
+        assert len(encoded.data) <= 800
+    else:
+        encoded = encode_to_psnr(photo(), target_psnr, fit=fit, callback=stop, tell=shares.append)
+    assert encoded.interrupted and fits == [1] and shares[-1] == 1.0
+    assert decode_image(encoded.data).psnr[-1] == pytest.approx(encoded.psnr, abs=0.01) and encoded.psnr > 20
+
+
+def test_the_pixel_kernel_goes_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_picture(tmp_path / "photo.png", photo(), picture().layout)
+    out = tmp_path / "a.s2d"
+    assert run("encode", tmp_path / "photo.png", out, "-n", "60", "--preset", "draft", "--pixel-kernel", "--quiet") == 0
+    assert decode_image(out).model.dilation == pytest.approx(1 / 12, abs=1e-4)
+    fitted().save(tmp_path / "m.safetensors")
+    assert run("encode", tmp_path / "m.safetensors", out, "--pixel-kernel") == 2
+    assert "--pixel-kernel does not apply: m.safetensors is a fitted model" in capsys.readouterr().err
+    assert run("encode", tmp_path / "photo.png", out, "--photo", tmp_path / "photo.png") == 2
+    assert "--photo does not apply" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 
 from splat.cli import main
 from splat.core.rasterize import RasterizeOptions
-from splat.image.codec.encode import EncodeConfig, encode_image
+from splat.image.codec.encode import EncodeConfig, encode_image, encode_model
 from splat.image.codec.s2d import decode_image
 from splat.image.draw import rasterize_image
 from splat.image.export import load_image_model
@@ -139,12 +139,24 @@ def test_the_target_gives_every_level_its_psnr(model: ImageGaussians) -> None:
 def test_metrics_beside_the_model_count_only_where_they_are_its_own(model: ImageGaussians, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     model.save(path)
-    assert facts_beside(path, model).psnr is None
-    for n, want in ((300, 31.5), (299, None)):
+    assert facts_beside(path, model).psnr == ()
+    for n, want in ((300, (31.5,)), (299, ())):
         metrics = {"n": n, "width": WIDTH, "height": HEIGHT, "psnr": 31.5}
         (tmp_path / "metrics.json").write_text(json.dumps(metrics))
         assert facts_beside(path, model).psnr == want
     assert facts_beside(path, model).ledger == {"model.safetensors": path.stat().st_size}
+
+
+def test_the_page_of_a_coded_picture_says_the_psnr_that_the_file_holds(model: ImageGaussians, tmp_path: Path) -> None:
+    encoded = encode_model(replace(model, layers=(100, 300)))
+    (tmp_path / "a.s2d").write_bytes(encoded.data)
+    facts = facts_beside(tmp_path / "a.s2d", encoded.model)
+    levels = described(page_text(encoded.model, facts))["levels"]
+    assert isinstance(levels, list) and [level["count"] for level in levels] == list(encoded.model.layers)
+    said = [level["psnr"] for level in levels]
+    assert said == pytest.approx([layer.psnr for layer in encoded.layers], abs=0.006)
+    whole = described(page_text(encoded.model, replace(facts, layers=(), psnr=facts.psnr[-1:])))["levels"]
+    assert isinstance(whole, list) and [level["psnr"] for level in whole] == [None] * (len(whole) - 1) + said[-1:]
 
 
 def test_the_command_writes_a_page_beside_the_model(

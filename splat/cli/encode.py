@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from splat.cli.fit_image import FitBar
-from splat.cli.shared import check_folder
+from splat.cli.shared import check_folder, refuse_given
 from splat.stop import deferred_stop
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ class Encode:
     before. The layers of a fitted model are written as they are."""
     preset: Literal["draft", "fast", "best"] = "fast"
     """How long to fit a picture: draft, fast or best."""
+    pixel_kernel: bool = False
+    """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: for a file that is decoded at
+    larger sizes. Costs some PSNR at the photo's own size."""
     photo: Path | None = None
     """Of a fitted model: the picture that it was fitted to, which the rounding then keeps near to."""
     chunk: int = 0
@@ -72,10 +75,8 @@ class Encode:
             check_folder(self.target.parent)
             if self.threads is not None:
                 splat.set_num_threads(self.threads)
-            with one_torch_thread():
-                encoded = self._encode()
-            if stop.requested:
-                return 130
+            with one_torch_thread(), FitBar(self.quiet, json_lines=False) as show:
+                encoded = self._encode(show)
             with atomic_write(self.target) as temporary:
                 temporary.write_bytes(encoded.data)
         size, model = len(encoded.data), encoded.model
@@ -89,34 +90,36 @@ class Encode:
             print(f"  {name:<20} {count:>9,.0f} bytes {8 * count / max(1, len(model)):>7.2f} bits a Gaussian")
         if self.target_psnr is not None and encoded.psnr < self.target_psnr:
             print(f"{self.target_psnr:g} dB was not reached; try --preset best")
-        return 0
+        if encoded.interrupted:
+            print("stopped early: the file holds what there was of the fit")
+        return 130 if encoded.interrupted or stop.requested else 0
 
-    def _encode(self) -> Encoded:
+    def _encode(self, show: FitBar) -> Encoded:
         from splat.image.codec.encode import encode_image, encode_model, encode_to_psnr
         from splat.image.export import is_image_model, load_image_model
         from splat.image.fit import FitConfig
         from splat.image.picture import read_picture
 
+        def tell(share: float) -> None:
+            show.stage("code", share)
+
         if is_image_model(self.source):
             model = load_image_model(self.source)
             config = self._config(model.width * model.height)
-            if self.target_psnr is not None or self.n is not None or self.layers != 1:
-                raise ValueError(
-                    f"{self.source.name} is a fitted model: --target-psnr, -n and --layers are for pictures"
-                )
+            refuse_given(self, ("target_psnr", "n", "layers", "pixel_kernel"), f"{self.source.name} is a fitted model")
             target = None if self.photo is None else read_picture(self.photo).pixels.float()
             if target is not None and tuple(target.shape) != (model.height, model.width, model.layout.channels):
                 raise ValueError(f"--photo must be {model.width} x {model.height} with the model's channels")
-            return encode_model(model, target, config)
-        if self.photo is not None:
-            raise ValueError(f"{self.source.name} is no fitted model: --photo is for one")
+            return encode_model(model, target, config, tell)
+        refuse_given(self, ("photo",), f"{self.source.name} is no fitted model")
         picture = read_picture(self.source)
         config = self._config(picture.pixels[..., 0].numel())
         fit = FitConfig(n=self.n, layers=self.layers, preset=self.preset, seed=self.seed)
-        with FitBar(self.quiet, json_lines=False) as show:
-            if self.target_psnr is not None:
-                return encode_to_psnr(picture, self.target_psnr, config, fit, callback=show.fit)
-            return encode_image(picture, config, fit, callback=show.fit)
+        if self.pixel_kernel:
+            fit = fit.for_any_size()
+        if self.target_psnr is not None:
+            return encode_to_psnr(picture, self.target_psnr, config, fit, callback=show.fit, tell=tell)
+        return encode_image(picture, config, fit, callback=show.fit, tell=tell)
 
     def _config(self, pixels: int) -> EncodeConfig:
         from splat.image.codec.encode import EncodeConfig

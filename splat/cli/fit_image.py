@@ -299,6 +299,7 @@ class FitBar:
         "init": "preparing",
         "pilot": "looking for n",
         "coarse": "coarse fit",
+        "code": "rounding",
         "compare": "comparing",
         "write": "writing",
     }

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from splat.core.rasterize import TOPK_EPSILON
 from splat.files import atomic_write
+from splat.image.codec.s2d import decode_image
 from splat.image.layout import Layout
 from splat.image.levels import Level, by_importance, draw_levels, layer_sizes, level_counts
 from splat.image.model import ImageGaussians
@@ -40,8 +41,8 @@ class PageFacts:
     layers: Sequence[int] = ()
     """Sizes of the layers that the Gaussians are ordered by, coarse to fine. Without, the page orders them by
     importance and its slider stops anywhere."""
-    psnr: float | None = None
-    """Of the whole picture, dB, where it is known."""
+    psnr: Sequence[float] = ()
+    """dB where they are known: up to each layer, or of the whole picture alone."""
     target: Tensor | None = None
     """[H, W, D] in 0..1, the picture that was fitted; from it come the PSNRs of the levels."""
 
@@ -158,8 +159,8 @@ def _levels(model: ImageGaussians, layers: Sequence[int], facts: PageFacts) -> l
     if facts.target is not None:
         return [level for level, _ in draw_levels(model, layers, facts.target)]
     counts = level_counts(len(model), layers)
-    known = facts.psnr if facts.psnr is not None and math.isfinite(facts.psnr) else None
-    return [*map(Level, counts[:-1]), Level(counts[-1], known)]
+    known = [value if math.isfinite(value) else None for value in facts.psnr][-len(counts) :]
+    return list(map(Level, counts, [None] * (len(counts) - len(known)) + known))
 
 
 def _pack(model: ImageGaussians) -> _Packed:
@@ -191,14 +192,17 @@ def _difference(model: ImageGaussians, other: ImageGaussians) -> float:
 
 
 def facts_beside(path: Path, model: ImageGaussians) -> PageFacts:
-    """What is known of a model's file: its bytes, and the PSNR where the metrics.json beside it is of this model."""
-    psnr = None
+    """What is known of a model's file: its bytes, and the PSNR that a .s2d file holds; of other files that of the
+    metrics.json beside it, where it is of this model."""
+    psnr: tuple[float, ...] = ()
     metrics = path.with_name("metrics.json")
-    if metrics.is_file():
+    if path.suffix.lower() == ".s2d":
+        psnr = tuple(value or math.nan for value in decode_image(path).psnr)  # 0: the file does not say it
+    elif metrics.is_file():
         try:
             said = json.loads(metrics.read_text())
             same = (said["n"], said["width"], said["height"]) == (len(model), model.width, model.height)
-            psnr = float(said["psnr"]) if same else None
+            psnr = (float(said["psnr"]),) if same else ()
         except (ValueError, KeyError, TypeError):
-            psnr = None  # not ours
+            psnr = ()  # not ours
     return PageFacts(path.name, {path.name: path.stat().st_size}, layer_sizes(model), psnr)

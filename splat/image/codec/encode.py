@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from splat.core.checks import check_int
-from splat.image.codec.finish import FinishConfig, Params, geometry_of, round_gaussians
+from splat.image.codec.finish import FinishConfig, Params, geometry_of, round_at_once, round_gaussians
 from splat.image.codec.header import MAX_CHUNK, MIN_CHUNK, Header, LayerHead, rounded_basis, usual_cell
 from splat.image.codec.lattice import MAX_LOG_SCALE, MAX_QP, MIN_LOG_SCALE, OCTAVE, QP_PARTS, Floats
 from splat.image.codec.s2d import CodedLayer, Ledger, decode_image, to_model, write
@@ -81,6 +81,8 @@ class Encoded:
     """dB, against the picture, of the render clamped to 0..1."""
     layers: tuple[CodedPrefix, ...]
     """What the file gives up to the end of each layer; the last is the whole."""
+    interrupted: bool = False
+    """Whether Ctrl-C cut the fit short: the file holds what there was of it."""
 
 
 def encode_model(
@@ -133,7 +135,8 @@ def encode_image(
     callback: Callable[[FitProgress], None] | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> Encoded:
-    """Fits a picture and codes it. With max_bytes the number of Gaussians follows from it, unless `fit` says it.
+    """Fits a picture and codes it. With max_bytes the number of Gaussians follows from it, unless `fit` says it. Ctrl-C
+    ends the fit, and what there is of it is coded.
 
     Args:
         image, callback: as of `fit_image`.
@@ -143,7 +146,7 @@ def encode_image(
     if config.max_bytes is not None and fit.n is None and fit.target_psnr is None and isinstance(fit.layers, int):
         fit = replace(fit, n=max(1, int(config.max_bytes * 8 / BITS)))
     fitted = fit_image(picture, fit, callback=callback)
-    return encode_model(fitted.model, picture.pixels.float(), config, tell)
+    return replace(encode_model(fitted.model, picture.pixels.float(), config, tell), interrupted=fitted.interrupted)
 
 
 def encode_to_psnr(
@@ -153,19 +156,21 @@ def encode_to_psnr(
     fit: FitConfig = FitConfig(),
     *,
     callback: Callable[[FitProgress], None] | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> Encoded:
     """The smallest file found that reaches a PSNR (dB); the best of those tried where none does.
 
-    Sizes are tried along the line of PSNR over log2 of the bytes, which is nearly straight.
+    Sizes are tried along the line of PSNR over log2 of the bytes, which is nearly straight. Ctrl-C ends the search.
     """
     picture = read_picture(image)
     size = picture.pixels[..., 0].numel() * 0.3 / 8
     tried: list[Encoded] = []
     for _ in range(_SEARCH):
         size = min(max(size, 64.0), 4.0 * picture.pixels.numel())
-        tried.append(encode_image(picture, replace(config, qp=None, max_bytes=round(size)), fit, callback=callback))
+        sized = replace(config, qp=None, max_bytes=round(size))
+        tried.append(encode_image(picture, sized, fit, callback=callback, tell=tell))
         missing = target_psnr - tried[-1].psnr
-        if 0 <= -missing < _NEAR:
+        if 0 <= -missing < _NEAR or tried[-1].interrupted:
             break
         slope = DB_PER_DOUBLING
         if len(tried) > 1:
@@ -175,7 +180,8 @@ def encode_to_psnr(
         # To the middle of what will do: neighbouring sizes differ by a tenth of a dB either way.
         size = len(tried[-1].data) * 2 ** ((missing + _NEAR / 2) / slope)
     enough = [e for e in tried if e.psnr >= target_psnr]
-    return min(enough, key=lambda e: len(e.data)) if enough else max(tried, key=lambda e: e.psnr)
+    best = min(enough, key=lambda e: len(e.data)) if enough else max(tried, key=lambda e: e.psnr)
+    return replace(best, interrupted=tried[-1].interrupted)
 
 
 _SEARCH = 8
@@ -229,13 +235,8 @@ class _Coder:
             for rows in self.rows:
                 params = {name: value[rows] for name, value in self.params.items()}
                 head = self.head(params, middle / QP_PARTS)
-                lattice, geometry = self.header.lattice(head), geometry_of(params)
-                colors = params["colors"].double().numpy()
-                shapes = lattice.round_geometry(geometry, lattice.classes(geometry, colors))
-                steps = lattice.round_colors(lattice.geometry(shapes), colors)
-                stays = np.flatnonzero((steps != 0).any(1))
-                kept = replace(shapes, colors=steps).take(stays)
-                layers.append(CodedLayer(replace(head, count=len(stays)), kept))
+                symbols = round_at_once(params, self.header.lattice(head))
+                layers.append(CodedLayer(replace(head, count=len(symbols)), symbols))
             if len(write(self.header, layers)[0]) <= max_bytes:
                 high = middle
             else:

@@ -128,6 +128,14 @@ def round_colors(params: Params, objective: Objective, lattice: Lattice, shapes:
     return steps
 
 
+def round_at_once(params: Params, lattice: Lattice) -> Symbols:
+    """The symbols of the nearest steps, without care for the picture."""
+    geometry, colors = geometry_of(params), params["colors"].double().numpy()
+    shapes = lattice.round_geometry(geometry, lattice.classes(geometry, colors))
+    steps = lattice.round_colors(lattice.geometry(shapes), colors)
+    return replace(shapes, colors=steps).take(np.flatnonzero((steps != 0).any(1)))
+
+
 class _Rows:
     """The shapes of N Gaussians, row by row as they are rounded."""
 
