@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from splat.cli.fit_image import FitBar
+from splat.cli.fit_bar import FitBar
 from splat.cli.shared import check_folder, refuse_given
 from splat.stop import deferred_stop
 
