@@ -434,10 +434,11 @@ def test_ctrl_c_codes_what_there_is_of_the_fit(target_psnr: float | None) -> Non
 def test_the_pixel_kernel_goes_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_picture(tmp_path / "photo.png", photo(), picture().layout)
     out = tmp_path / "a.s2d"
-    assert run("encode", tmp_path / "photo.png", out, "-n", "60", "--preset", "draft", "--pixel-kernel", "--quiet") == 0
-    assert decode_image(out).model.dilation == pytest.approx(1 / 12, abs=1e-4)
+    for options, dilation in (([], 1 / 12), (["--no-pixel-kernel"], 0.0)):
+        assert run("encode", tmp_path / "photo.png", out, "-n", "60", "--preset", "draft", "--quiet", *options) == 0
+        assert decode_image(out).model.dilation == pytest.approx(dilation, abs=1e-4)
     fitted().save(tmp_path / "m.safetensors")
-    assert run("encode", tmp_path / "m.safetensors", out, "--pixel-kernel") == 2
+    assert run("encode", tmp_path / "m.safetensors", out, "--no-pixel-kernel") == 2
     assert "--pixel-kernel does not apply: m.safetensors is a fitted model" in capsys.readouterr().err
     assert run("encode", tmp_path / "photo.png", out, "--photo", tmp_path / "photo.png") == 2
     assert "--photo does not apply" in capsys.readouterr().err

@@ -49,9 +49,9 @@ class Encode:
     before. The layers of a fitted model are written as they are."""
     preset: Literal["draft", "fast", "best"] = "fast"
     """How long to fit a picture: draft, fast or best."""
-    pixel_kernel: bool = False
-    """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: for a file that is decoded at
-    larger sizes. Costs some PSNR at the photo's own size."""
+    pixel_kernel: bool = True
+    """Fit the means over the pixels' squares, with no Gaussian much smaller than a pixel: without, a picture that is
+    decoded at a larger size shows needles."""
     photo: Path | None = None
     """Of a fitted model: the picture that it was fitted to, which the rounding then keeps near to."""
     chunk: int = 0

@@ -26,6 +26,9 @@ from splat.image.picture import read_picture
 from splat.metrics import MAX_PSNR, psnr
 
 DEFAULT_QP = 28.0
+ANY_SIZE = FitConfig().for_any_size()
+"""Files are drawn at any size. On four Kodak pictures at .15 and 1 bit a pixel this changes the PSNR at their own size
+by -0.09 to 0.07 dB, 0.01 on average."""
 BITS = 34.0
 """What a Gaussian takes where the number of Gaussians and the step are chosen well for a given size, about."""
 
@@ -130,7 +133,7 @@ def encode_model(
 def encode_image(
     image: Any,
     config: EncodeConfig = EncodeConfig(),
-    fit: FitConfig = FitConfig(),
+    fit: FitConfig = ANY_SIZE,
     *,
     callback: Callable[[FitProgress], None] | None = None,
     tell: Callable[[float], None] | None = None,
@@ -140,6 +143,7 @@ def encode_image(
 
     Args:
         image, callback: as of `fit_image`.
+        fit: without least_scale and dilation (`FitConfig.for_any_size`) the picture shows needles in larger sizes.
         tell: called with the share of the coding that is done, 0..1, after the fit.
     """
     picture = read_picture(image)
@@ -153,7 +157,7 @@ def encode_to_psnr(
     image: Any,
     target_psnr: float,
     config: EncodeConfig = EncodeConfig(),
-    fit: FitConfig = FitConfig(),
+    fit: FitConfig = ANY_SIZE,
     *,
     callback: Callable[[FitProgress], None] | None = None,
     tell: Callable[[float], None] | None = None,
