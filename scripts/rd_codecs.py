@@ -156,7 +156,9 @@ CODECS: dict[str, Codec] = {
         lambda data: _drawn(gaussianimage.decode(data)),
         f"our fit (fast), {GAUSSIANIMAGE_STEPS} steps of finishing",
     ),
-    "ours": Codec(_encode_ours, lambda data: _drawn(decode_image(data).model), "fit fast, pixel kernel, no chunks, one layer"),
+    "ours": Codec(
+        _encode_ours, lambda data: _drawn(decode_image(data).model), "fit fast, pixel kernel, no chunks, one layer"
+    ),
 }
 
 
