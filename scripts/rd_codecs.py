@@ -159,8 +159,6 @@ CODECS: dict[str, Codec] = {
     "ours": Codec(
         _encode_ours, lambda data: _drawn(decode_image(data).model), "fit fast, pixel kernel, no chunks, one layer"
     ),
-        _encode_ours, lambda data: _drawn(decode_image(data).model), "fit fast, pixel kernel, no chunks, one layer"
-    ),
 }
 
 
