@@ -27,14 +27,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a .safetensors file, atomically. metadata["format"] and ["version"] say what it is."""
+    """Writes a .safetensors file, atomically. metadata["format"] and ["version"] say what it is.
+
+    Raises:
+        OSError: the disk is full, or does not take the file for another reason.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     dense = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask has it; safetensors' files are for their owner alone
-        save_file(dense, temporary, metadata)
+        try:
+            save_file(dense, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from error
         temporary.chmod(mode)
 
 

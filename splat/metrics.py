@@ -13,14 +13,12 @@ from torch import Tensor
 from splat.core.checks import check_device
 from splat.core.ops import one_torch_thread
 from splat.core.reference.ssim import TAPS, crop_border, inner_ssim_maps, ssim_maps
+from splat.core.separable import STRIP_VALUES
 
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales, fine to coarse (Wang, Simoncelli & Bovik 2003)."""
 MAX_PSNR = 100.0
 """dB, what reports say of equal pictures: JSON has no infinity."""
-STRIP_VALUES = 1 << 17
-"""Pixels that SSIM is computed over at a time: the float64 maps of a whole 8k picture would take 16 GB, and those of a
-strip fit the processor's cache."""
 
 
 def _pair(image: Tensor, target: Tensor) -> None:
@@ -89,6 +87,15 @@ def _checked(mask: Tensor, image: Tensor) -> Tensor:
     return mask
 
 
+_TOO_NARROW = f"mask must leave a pixel that is {TAPS // 2} or more from the border"
+
+
+def check_mask(mask: Tensor) -> None:
+    """ValueError where SSIM cannot be told of a mask [H, W]: no pixel that it leaves has its window in the picture."""
+    if not bool((mask if min(mask.shape) < TAPS else crop_border(mask[None])).any()):
+        raise ValueError(_TOO_NARROW)
+
+
 class _Scale:
     """Sums of the SSIM maps of a pair of pictures that comes as strips of rows, from the top: over the pixels (of the
     mask) whose window lies inside. `coarser` gets the pair at half the size."""
@@ -136,7 +143,7 @@ class _Scale:
     def means(self) -> tuple[float, float]:
         """SSIM and its contrast-structure factor."""
         if not self.count:
-            raise ValueError(f"mask must leave a pixel that is {TAPS // 2} or more from the border")
+            raise ValueError(_TOO_NARROW)
         return self.sums[0] / self.count, self.sums[1] / self.count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import warnings
 from dataclasses import replace
 from functools import cache
@@ -18,8 +19,8 @@ import splat
 from splat.cli import main
 from splat.image.codec import lattice as lattice_module
 from splat.image.codec.container import CodecError, Source, section
-from splat.image.codec.encode import BITS, EncodeConfig, Encoded, encode_image, encode_model, encode_to_psnr
-from splat.image.codec.finish import FinishConfig, geometry_of, round_gaussians
+from splat.image.codec.encode import EncodeConfig, Encoded, encode_image, encode_model, encode_to_psnr
+from splat.image.codec.finish import BITS, FinishConfig, geometry_of, round_gaussians
 from splat.image.codec.lattice import MAX_CLASS, Geometry, Lattice, angle_levels, fine_bits, step_of
 from splat.image.codec.positions import SplitModels, cell_keys, cells_of, decode_cells, encode_cells
 from splat.image.codec.range_coder import RangeDecoder, RangeEncoder
@@ -27,8 +28,10 @@ from splat.image.codec.s2d import decode_image
 from splat.image.fit import FitConfig, fit_image
 from splat.image.fitter import FitProgress
 from splat.image.layout import Layout
+from splat.image.levels import layer_sizes
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
+from splat.image.page import PageFacts, page_text
 from splat.image.picture import Picture, read_picture, write_picture
 from splat.metrics import psnr
 
@@ -442,3 +445,45 @@ def test_the_pixel_kernel_goes_into_the_file(tmp_path: Path, capsys: pytest.Capt
     assert "--pixel-kernel does not apply: m.safetensors is a fitted model" in capsys.readouterr().err
     assert run("encode", tmp_path / "photo.png", out, "--photo", tmp_path / "photo.png") == 2
     assert "--photo does not apply" in capsys.readouterr().err
+
+
+def test_a_picture_of_one_pixel_is_coded_for_a_psnr() -> None:
+    encoded = encode_to_psnr(torch.full((1, 1, 3), 0.5), 30.0, fit=FitConfig(preset="draft"))
+    assert encoded.psnr >= 30
+
+
+@pytest.mark.parametrize("target_psnr", [1e9, math.nan, -5.0])
+def test_a_psnr_that_cannot_be_is_named(target_psnr: float) -> None:
+    with pytest.raises(ValueError, match="target_psnr must be between 0 and 100"):
+        encode_to_psnr(photo(), target_psnr)
+    with pytest.raises(ValueError, match="fit must have no target_psnr"):
+        encode_to_psnr(photo(), 30.0, fit=FitConfig(target_psnr=33.0))
+
+
+def test_a_target_of_another_shape_is_named() -> None:
+    with pytest.raises(ValueError, match=r"target must have the model's shape \[192, 256, 3\]"):
+        encode_model(fitted(), photo()[:, :, :1])
+
+
+def test_ctrl_c_while_coding_ends_the_search_with_a_whole_file() -> None:
+    sent, fits = list[float](), [0]
+
+    def count(progress: FitProgress) -> None:
+        fits[0] += progress.phase == "init"
+
+    def tell(share: float) -> None:
+        if not sent:
+            signal.raise_signal(signal.SIGINT)
+        sent.append(share)
+
+    encoded = encode_to_psnr(photo(), 45.0, fit=FitConfig(preset="draft"), callback=count, tell=tell)
+    assert encoded.interrupted and sent[-1] == 1.0 and fits == [1]
+    assert decode_image(encoded.data).psnr[-1] == pytest.approx(encoded.psnr, abs=0.01)
+
+
+def test_layers_that_are_worth_nothing_are_left_out() -> None:
+    model = replace(fitted(), layers=(40, 150, 400))
+    encoded = encode_model(model, photo(), EncodeConfig(qp=58))  # so coarse that the last layer vanishes
+    assert 0 < len(encoded.layers) < 3 and encoded.layers[-1].count == len(encoded.model)
+    assert len(set(encoded.model.layers)) == len(encoded.model.layers)
+    assert page_text(encoded.model, PageFacts(layers=layer_sizes(encoded.model)))

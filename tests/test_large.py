@@ -10,16 +10,21 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
+from splat.cli import main
 from splat.core.rasterize_l2 import from_tiles
-from splat.image import fit, init
+from splat.image import fit, fitter, init, large
 from splat.image.bands import judge, render_bands
 from splat.image.figures import MAX_PANEL, ErrorMaps
 from splat.image.fit import FitConfig, FitResult, fit_image
@@ -354,9 +359,9 @@ def test_a_damaged_work_file_starts_anew(tmp_path: Path) -> None:
 
 
 def test_after_a_kill_the_same_command_ends_with_the_same_bits(tmp_path: Path) -> None:
-    write_picture(tmp_path / "photo.png", photo(), RGB)
-    command = [sys.executable, "-m", "splat", "fit-image", str(tmp_path / "photo.png"), "-n", "200"]
-    command += ["--tile", "48", "--preset", "draft", "--json-lines"]
+    write_picture(tmp_path / "photo.png", photo(64, 96), RGB)
+    command = [sys.executable, "-m", "splat", "fit-image", str(tmp_path / "photo.png"), "-n", "120"]
+    command += ["--tile", "32", "--preset", "draft", "--json-lines"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     process = subprocess.Popen(
         [*command, "-o", str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True, env=environment
@@ -381,18 +386,89 @@ def test_after_a_kill_the_same_command_ends_with_the_same_bits(tmp_path: Path) -
     assert same(a, b)
 
 
-def test_a_time_limit_is_shared_by_the_tiles() -> None:
-    began = time.perf_counter()
+def test_a_time_limit_is_shared_by_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [time.perf_counter()]
+
+    def clock() -> float:  # one for which other processes are nothing
+        now[0] += 0.0005
+        return now[0]
+
+    for module in (fitter, large):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
     result = fit_image(photo(), FitConfig(n=120, time=2.0, tile=64))
-    assert time.perf_counter() - began < 20
-    assert len(result.history) == 5 and result.psnr > 20
+    ends = [row["seconds"] for row in result.history]
+    assert len(ends) == 5 and ends[0] == pytest.approx(0.3, abs=0.1)  # the coarse fit, then four tiles of equal size
+    assert [b - a for a, b in pairwise(ends)] == pytest.approx([1.7 / 4] * 4, abs=0.1)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_number_of_channels_is_fitted_by_tiles(channels: int) -> None:
-    image = torch.rand(50, 40, channels, generator=torch.Generator().manual_seed(0))
+    image = photo(50, 40).mean(2, keepdim=True).repeat(1, 1, channels) * torch.linspace(0.5, 1, channels)
     result = by_tiles(image, n=40, tile=32)
-    assert result.model.render().shape == (50, 40, channels)
+    drawn, fitted = result.model.render().clamp(0, 1), read_picture(image).pixels  # colours times alpha
+    assert drawn.shape == image.shape and result.psnr == pytest.approx(psnr(drawn, fitted), abs=0.01)
+    assert "tiles" in result.seconds and result.psnr > 24
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_no_more_gaussians_than_were_asked_for_where_most_tiles_are_blank(n: int) -> None:
+    image = torch.zeros(64, 64, 3)
+    image[10:14, 20:24] = 1.0
+    assert 1 <= len(by_tiles(image, n=n, tile=16).model) <= n
+
+
+def test_a_file_of_something_else_is_not_written_over(tmp_path: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    some_model().save(model)
+    for work, message in (
+        (model, "holds something else"),
+        (tmp_path / "photo.png", "ends in .safetensors"),
+        (tmp_path / "none" / "none" / "a.safetensors", "no such folder"),
+    ):
+        with pytest.raises(ValueError, match=f"work.*{message}"):
+            fit_image(photo(16, 32), FitConfig(n=20, tile=16, preset="draft"), work=str(work))
+    assert same(ImageGaussians.load(model), some_model())
+
+
+def test_a_work_file_with_other_numbers_in_it_starts_anew(tmp_path: Path) -> None:
+    work = tmp_path / "work.safetensors"
+
+    def stop(progress: FitProgress) -> None:
+        if progress.tile == 2:
+            raise KeyboardInterrupt
+
+    config = FitConfig(n=20, tile=16, preset="draft")
+    assert fit_image(photo(16, 32), config, work=work, callback=stop).interrupted
+    data = bytearray(work.read_bytes())
+    data[-8:] = b"\xff" * 8
+    work.write_bytes(data)
+    tiles: list[int] = []
+    again = fit_image(photo(16, 32), config, work=work, callback=lambda p: tiles.append(p.tile))
+    assert tiles[0] == 0 and same(again.model, by_tiles(photo(16, 32), n=20, tile=16).model)
+
+
+def test_a_full_disk_costs_the_work_file_and_not_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.warns(RuntimeWarning, match="cannot be kept: .*No space left"):
+        result = by_tiles(photo(16, 32), tmp_path / "work.safetensors", n=20, tile=16)
+    assert not result.interrupted and not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match=r"a.safetensors: cannot be written \(No space"):
+        result.model.save(tmp_path / "a.safetensors")
+
+
+def test_an_ordinary_fit_leaves_the_work_of_a_large_one_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_picture(tmp_path / "photo.png", photo(32, 48), RGB)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unfinished.safetensors").write_bytes(b"of another fit")
+    with pytest.raises(SystemExit) as ended:
+        main(["fit-image", str(tmp_path / "photo.png"), "-n", "9", "--preset", "draft", "-o", str(tmp_path / "out")])
+    assert not ended.value.code and "goes on from there" not in capsys.readouterr().out
+    assert (tmp_path / "out" / "unfinished.safetensors").read_bytes() == b"of another fit"
 
 
 def test_bad_tiles_are_named() -> None:

@@ -23,10 +23,11 @@ from splat.image.fit import FitConfig, FitResult, fit_image
 from splat.image.fitter import FitProgress, Plan
 from splat.image.init import structure_tensor
 from splat.image.layered import LayerFit, PrefixColorSystem, Prefixes, PrefixObjective, term_weights
-from splat.image.levels import draw_levels, layer_sizes, prefix_sizes
+from splat.image.layout import RGB, Layout
+from splat.image.levels import by_importance, draw_levels, layer_sizes, prefix_sizes
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
-from splat.image.picture import read_picture
+from splat.image.picture import read_picture, write_picture
 from splat.image.solve import solve_colors
 from splat.metrics import psnr
 
@@ -266,3 +267,27 @@ def test_the_animation_of_the_levels_ends_with_the_whole_picture(suffix: str, tm
     assert len(set(tmp_path.iterdir())) == 2  # no temporary file is left
     assert run("render-image", str(model), "-o", str(tmp_path / "a.gif"), "--anim") == 2
     assert run("render-image", str(model), "-o", str(path), "--anim", "--scale", "2") == 2
+
+
+def test_another_order_has_no_layers() -> None:
+    assert by_importance(fitted().model).layers == () and fitted().model.layers == ENDS
+
+
+def test_with_a_mask_the_layers_are_judged_over_the_known_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_picture(tmp_path / "photo.png", photo(), RGB)
+    hole = torch.zeros(128, 160, 1)
+    hole[30:50] = 1.0
+    write_picture(tmp_path / "hole.png", hole, Layout.of("L"))
+    command = ["fit-image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "hole.png"), "-o", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "-n", "120", "--layers", "2", "--preset", "draft", "--quiet"])
+    assert not ended.value.code
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["layers"][-1]["psnr"] == pytest.approx(metrics["psnr_known"], abs=1e-3)
+    hole[5:-5, 5:-5] = 1.0  # what SSIM is told of
+    write_picture(tmp_path / "hole.png", hole, Layout.of("L"))
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--preset", "draft", "--quiet"])
+    assert ended.value.code == 2 and "mask must leave a pixel" in capsys.readouterr().err

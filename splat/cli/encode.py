@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from splat.cli.fit_bar import FitBar
-from splat.cli.shared import check_folder, refuse_given
+from splat.cli.shared import check_folder, read_photo, refuse_given
 from splat.stop import deferred_stop
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Encode:
         if self.target_psnr is not None and encoded.psnr < self.target_psnr:
             print(f"{self.target_psnr:g} dB was not reached; try --preset best")
         if encoded.interrupted:
-            print("stopped early: the file holds what there was of the fit")
+            print("stopped: the file holds what there was")
         return 130 if encoded.interrupted or stop.requested else 0
 
     def _encode(self, show: FitBar) -> Encoded:
@@ -107,9 +107,7 @@ class Encode:
             model = load_image_model(self.source)
             config = self._config(model.width * model.height)
             refuse_given(self, ("target_psnr", "n", "layers", "pixel_kernel"), f"{self.source.name} is a fitted model")
-            target = None if self.photo is None else read_picture(self.photo).pixels.float()
-            if target is not None and tuple(target.shape) != (model.height, model.width, model.layout.channels):
-                raise ValueError(f"--photo must be {model.width} x {model.height} with the model's channels")
+            target = None if self.photo is None else read_photo(self.photo, model)
             return encode_model(model, target, config, tell)
         refuse_given(self, ("photo",), f"{self.source.name} is no fitted model")
         picture = read_picture(self.source)
@@ -134,4 +132,6 @@ class Encode:
             if not 0 < self.target_bpp < 1000:
                 raise ValueError(f"--target-bpp must be positive, got {self.target_bpp}")
             most = int(self.target_bpp * pixels / 8)
+            if most < 1:
+                raise ValueError(f"--target-bpp {self.target_bpp} is less than a byte for this picture")
         return EncodeConfig(qp=self.qp, max_bytes=most, chunk=self.chunk)

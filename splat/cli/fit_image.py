@@ -120,6 +120,7 @@ class FitImage:
             from splat.image.figures import animation_frame
             from splat.image.fit import FitConfig, fit_image
             from splat.image.picture import TextureMap, read_grey, read_picture
+            from splat.metrics import check_mask
 
             blend, topk = _blend(self.blend)
             config = FitConfig(
@@ -153,6 +154,8 @@ class FitImage:
                 importance = None if self.importance is None else read_grey(self.importance, like, "--importance")
                 hole = None if self.mask is None else read_grey(self.mask, like, "--mask") > 0.5
                 known = None if hole is None else ~hole
+                if known is not None:
+                    check_mask(known)
                 show.stage("init")
 
                 def callback(progress: FitProgress) -> None:
@@ -164,7 +167,7 @@ class FitImage:
                     picture, config, weights, hole=hole, importance=importance, work=work, callback=callback
                 )
                 written, metrics = self._write(fitted, picture, known, frames, show)
-            if not fitted.interrupted:
+            if _by_tiles(fitted) and not fitted.interrupted:
                 work.unlink(missing_ok=True)
             self._conclude(fitted, written, metrics)
         return 130 if fitted.interrupted else 0
@@ -196,7 +199,7 @@ class FitImage:
             "preset": self.preset,
             "time": self.time,
             "target_psnr": self.target_psnr,
-            "layers": _layers(result.model, picture),
+            "layers": _layers(result.model, picture, known),
         }
         with atomic_write(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
@@ -228,7 +231,7 @@ class FitImage:
                     print(f"  {group['name']}: {group['psnr']:.2f} dB{angle}")
             names = "  ".join(path.name for path in written)
             print(f"{out}/  {names}  error.png  ellipses.png  model.safetensors  metrics.json")
-            if result.interrupted and (out / WORK).exists():
+            if result.interrupted and _by_tiles(result) and (out / WORK).exists():
                 print(f"{out / WORK} holds the tiles that are done; the same command goes on from there")
 
 
@@ -264,12 +267,16 @@ def _quality(scores: Scores, known: Tensor | None) -> dict[str, float]:
     return dict(zip(_QUALITY, (psnr, scores.ssim, scores.ms_ssim), strict=True))
 
 
-def _layers(model: ImageGaussians, picture: Picture) -> list[dict[str, Any]]:
+def _by_tiles(result: FitResult) -> bool:
+    return "coarse" in result.seconds
+
+
+def _layers(model: ImageGaussians, picture: Picture, known: Tensor | None) -> list[dict[str, Any]]:
     """Gaussians and PSNR up to the end of each layer; empty where there is one."""
     from splat.image.levels import draw_levels, layer_sizes
 
     sizes = layer_sizes(model)
-    return [vars(level) for level, _ in draw_levels(model, sizes, picture.pixels)] if len(sizes) > 1 else []
+    return [vars(level) for level, _ in draw_levels(model, sizes, picture.pixels, known)] if len(sizes) > 1 else []
 
 
 def _metrics(result: FitResult, picture: Picture, judged: Judged, known: Tensor | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from splat.cli.shared import refuse_given
+from splat.cli.shared import read_photo, refuse_given
 
 _SIZE = ("height", "width", "scale", "crop", "bits")
 
@@ -76,12 +76,11 @@ class RenderImage:
         from splat.image.export import load_image_model
         from splat.image.figures import levels_figure
         from splat.image.levels import by_importance, layer_sizes
-        from splat.image.picture import read_picture
 
         model = load_image_model(self.model)
         layers = layer_sizes(model)
         model = model if layers else by_importance(model)
-        target = None if self.photo is None else read_picture(self.photo).pixels
+        target = None if self.photo is None else read_photo(self.photo, model)
         strip = levels_figure(model, layers, target)
         output = self.output or Path("lod.png")
         write_figure(strip, output)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from splat.image.model import ImageGaussians
     from splat.scene.data import Capture
 
 Color = tuple[float, float, float]
@@ -76,6 +77,21 @@ def refuse_given(command: Any, names: Sequence[str], why: str) -> None:
         default = option.default if option.default_factory is MISSING else option.default_factory()
         if getattr(command, name) != default:
             raise ValueError(f"--{name.replace('_', '-')} does not apply: {why}")
+
+
+def read_photo(path: Path, model: ImageGaussians) -> Tensor:
+    """[H, W, D] the picture that a model was fitted to; ValueError for one of another size or other channels."""
+    from splat.image.picture import read_picture
+
+    pixels = read_picture(path).pixels.float()
+    wanted = (model.height, model.width, model.layout.channels)
+    if tuple(pixels.shape) != wanted:
+        height, width, channels = pixels.shape
+        raise ValueError(
+            f"--photo must be {wanted[1]} x {wanted[0]} with {wanted[2]} channels, as the model is, got {width} x "
+            f"{height} with {channels}"
+        )
+    return pixels
 
 
 def background_tensor(color: Color) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from splat.cli.shared import Color, DataArguments, background_tensor, refuse_given, up_tensor
+from splat.cli.shared import Color, DataArguments, background_tensor, read_photo, refuse_given, up_tensor
 from splat.stop import Stop, deferred_stop
 
 _PICTURE_ONLY = ("output", "open", "photo")
@@ -69,7 +69,6 @@ class View:
     def _write_page(self) -> int:
         from splat.image.export import load_image_model
         from splat.image.page import facts_beside, write_page
-        from splat.image.picture import read_picture
 
         output = self.output or self.file.with_suffix(".html")
         if output.suffix.lower() not in (".html", ".htm"):
@@ -77,7 +76,7 @@ class View:
         model = load_image_model(self.file)
         facts = facts_beside(self.file, model)
         if self.photo is not None:
-            facts = replace(facts, target=read_picture(self.photo).pixels)
+            facts = replace(facts, target=read_photo(self.photo, model))
         size = write_page(output, model, facts)
         print(f"{output}  {size:,} bytes, {len(model):,} Gaussians")
         if self.open:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+STRIP_VALUES = 1 << 17
+"""Pixels that are worked on at a time: their temporaries fit the processor's cache, and those of a whole 8k picture, in
+float64, would take 16 GB."""
+
 
 def gaussian_taps(sigma: float, radius: int) -> list[float]:
     """2 * radius + 1 samples of a Gaussian, of sum 1."""

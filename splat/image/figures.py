@@ -151,11 +151,17 @@ def animation_frame(model: ImageGaussians, longest: int = 768) -> Pixels:
 def levels_animation(model: ImageGaussians, path: Path) -> int:
     """Writes the picture as its Gaussians become more, layer by layer and within a layer by importance, which stays for
     a second at the end of each. Returns the number of frames."""
+    _check_animation(path)
     model = in_growing_order(model)
     counts = growing_counts(model)
     frames = [animation_frame(model.map(lambda t, n=n: t[:n])) for n in counts]  # type: ignore[misc]
     write_animation(frames, path, stops={counts.index(end): 1000 for end in model.layers[:-1]})
     return len(frames)
+
+
+def _check_animation(path: Path) -> None:
+    if path.suffix.lower() not in (".webp", ".png"):
+        raise ValueError(f"{path}: an animation is written as .webp or .png")
 
 
 def write_animation(
@@ -166,8 +172,7 @@ def write_animation(
     Args:
         stops: milliseconds of frames that stay longer, by their number from 0.
     """
-    if path.suffix.lower() not in (".webp", ".png"):
-        raise ValueError(f"{path}: an animation is written as .webp or .png")
+    _check_animation(path)
     images = [Image.fromarray(frame) for frame in frames]
     durations = [milliseconds] * (len(images) - 1) + [2000]
     for frame, longer in (stops or {}).items():

@@ -21,7 +21,7 @@ from splat.image.canvas import PIXEL_VARIANCE, OrderFree, order_free_options
 from splat.image.fitter import Clock, Fit, FitProgress, Plan, run_fit
 from splat.image.holes import harmonic_fill, hole_weights
 from splat.image.init import Structure, importance_of, structure_tensor
-from splat.image.large import LargeFit, fit_large
+from splat.image.large import LargeFit, check_work, fit_large
 from splat.image.layered import fit_layers
 from splat.image.levels import prefix_sizes
 from splat.image.model import ImageGaussians
@@ -99,11 +99,14 @@ class FitConfig:
                 raise ValueError(f"{name} must be between 0 and {most:g}, got {value}")
         if self.n is not None and self.target_psnr is not None:
             raise ValueError("give n or target_psnr, not both: the PSNR follows from n, or n from the PSNR")
-        if self.preset not in STEPS:
+        if self.preset not in tuple(STEPS):
             raise ValueError(f"preset must be one of {', '.join(STEPS)}, got {self.preset!r}")
         order_free_options(self.blend, self.topk)
         check_dilation(self.dilation)
         self._check_layers()
+        least: object = self.least_scale
+        if not isinstance(least, Real):
+            raise TypeError(f"least_scale must be a number, got {type(least).__name__} {least!r}")
         if not 0 <= self.least_scale < math.inf:
             raise ValueError(f"least_scale must be at least 0 and finite, got {self.least_scale}")
 
@@ -137,10 +140,10 @@ class FitResult:
 
     model: ImageGaussians
     history: list[dict[str, float]]
-    """step, n, psnr and seconds, every 25 steps."""
+    """step, n, psnr and seconds, every 25 steps; of a fit by tiles after each of them."""
     seconds: dict[str, float]
     """By phase: init, fit, solve, and pilot (other runs, that looked for the number of Gaussians). Of a fit by tiles:
-    coarse and tiles."""
+    coarse, and tiles where it came to them."""
     psnr: float
     """Of the render clamped to 0..1, in dB, at most 100. Weights, where they were given, weigh the pixels of it too; a
     hole counts little (`splat.image.holes.WEIGHT`), by its distance from the
@@ -184,7 +187,7 @@ def fit_image(
     *,
     hole: Tensor | None = None,
     importance: Tensor | None = None,
-    work: Path | None = None,
+    work: str | Path | None = None,
     callback: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fits 2D Gaussians to a picture by least squares.
@@ -203,7 +206,7 @@ def fit_image(
             They are placed by it, at the start and as the fit grows; the error that is minimised does not change.
         work: file (.safetensors) in which a fit by tiles keeps those that are done. With the same picture and config it
             goes on from there, after Ctrl-C or a kill, to the same model (without `time`). Remove it when the model is
-            safe.
+            safe. Only for fits by tiles; what another fit left is written over.
         callback: called after every step.
 
     Returns:
@@ -213,7 +216,8 @@ def fit_image(
     Raises:
         PictureError: the picture cannot be read or fitted.
         ValueError: weights or an importance of another size, negative, or all 0; a hole of another size, or that leaves
-            nothing; a tile with what is fitted as a whole.
+            nothing; a tile with what is fitted as a whole; a `work` that is no .safetensors file or holds something
+            else.
     """
     picture = read_picture(image)
     if hole is not None:
@@ -234,7 +238,11 @@ def fit_image(
             return _Search(picture, config, clock, weights=weights, importance=importance).run()
         # By bands: the structure of a whole picture takes as much memory as the picture.
         n = config.n or sum([auto_count(structure_tensor(band)) for band in torch.split(picture.pixels, side)])
-        state = fit_large(LargeFit(picture, n, STEPS[config.preset], config.seed, side, work), clock)
+        if work is not None:
+            check_work(Path(work))
+        state = fit_large(
+            LargeFit(picture, n, STEPS[config.preset], config.seed, side, None if work is None else Path(work)), clock
+        )
         return FitResult(state.model, state.history, state.seconds, state.psnr, interrupted=clock.stopped())
 
 

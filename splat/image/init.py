@@ -11,16 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splat.core.checks import Arguments
-from splat.core.separable import correlate, gaussian_taps
+from splat.core.separable import STRIP_VALUES, correlate, gaussian_taps
 
 MAX_AXIS_RATIO = 2.5
 """Axis ratio of a new Gaussian on a perfectly straight edge."""
 SHARE_BY_DETAIL = 0.7
 """Share of the Gaussians that go where the picture has detail, or a map asks for them; the others go everywhere."""
-
-
-STRIP_VALUES = 1 << 17
-"""Pixels that are worked on at a time: their temporaries fit the processor's cache."""
 
 
 def strips(height: int, width: int) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splat.files import load_tensors, save_tensors
+from splat.files import load_tensors, read_metadata, save_tensors
 from splat.image.fitter import Clock, Fit, FitProgress, Plan, run_fit
 from splat.image.init import structure_tensor
 from splat.image.model import ImageGaussians
@@ -92,15 +93,17 @@ class LargeState:
         about = {name: value for name, value in vars(self).items() if name not in ("model", "psnr")}
         tensors = {name: getattr(self.model, name) for name in ShapeOptimizer.NAMES}
         header = {"format": _FORMAT, "version": _VERSION, "fingerprint": fingerprint, "state": json.dumps(about)}
+        header["digest"] = _digest(tensors)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, tensors, header)
 
     @classmethod
     def load(cls, path: Path, fingerprint: str, like: ImageGaussians) -> LargeState | None:
-        """What `save` wrote for the same fit; None where there is nothing of the kind. like: size and layout."""
+        """What `save` wrote for the same fit; None where there is nothing of the kind: no file, a damaged one, one of
+        another fit. like: size and layout."""
         with suppress(ValueError, KeyError, TypeError):
             tensors, header = load_tensors(path, ShapeOptimizer.NAMES, format=_FORMAT, version=_VERSION)
-            if header["fingerprint"] == fingerprint:
+            if header["fingerprint"] == fingerprint and header["digest"] == _digest(tensors):
                 model = replace(
                     like,
                     means=tensors["means"],
@@ -110,6 +113,36 @@ class LargeState:
                 )
                 return cls(model=model, **json.loads(header["state"]))
         return None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Of the values; a .safetensors file has no check sum of its own."""
+    digest = hashlib.sha256()
+    for name in ShapeOptimizer.NAMES:
+        digest.update(tensors[name].detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_work(path: Path) -> None:
+    """Errors where the file of an unfinished fit cannot be kept.
+
+    Raises:
+        ValueError: no .safetensors, or a file of that name holds something else than an unfinished fit.
+    """
+    if path.suffix.lower() != ".safetensors":
+        raise ValueError(f"work must be a file name that ends in .safetensors, got {path}")
+    if not path.absolute().parent.parent.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise ValueError(f"work: no such folder: {path.parent}")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(f"work must be a file, got {path}")
+    try:
+        kind = read_metadata(path).get("format", "another kind")
+    except ValueError:
+        return  # damaged: nothing is lost with it
+    if kind != _FORMAT:
+        raise ValueError(f"work: {path} holds something else ({kind}), which is not overwritten")
 
 
 def reduced(pixels: Tensor, factor: int) -> Tensor:
@@ -148,17 +181,30 @@ class _Run:
             self._keep(state, fingerprint)
         while state.tiles < len(self.boxes) and not clock.stopped():
             began = time.perf_counter()
-            if self._tile(state):
-                state.seconds["tiles"] = state.seconds.get("tiles", 0.0) + time.perf_counter() - began
+            finished = self._tile(state)
+            state.seconds["tiles"] = state.seconds.get("tiles", 0.0) + time.perf_counter() - began
+            if finished:
                 self._keep(state, fingerprint)
         mean = sum(self._errors(state.model, clamp=True)) / self.pixels.numel()
         state.psnr = min(MAX_PSNR, psnr_of_error(mean))
         state.history[-1]["psnr"] = state.psnr
+        if clock.callback is not None and not clock.stopped():
+            clock.callback(self._done(state))
         return state
+
+    def _done(self, state: LargeState) -> FitProgress:
+        rate = state.steps / max(self.clock.elapsed, 1e-9)
+        whole = len(self.boxes)
+        return FitProgress(
+            state.steps, state.steps, len(state.model), state.psnr, rate, 0.0, "done", lambda: state.model, whole, whole
+        )
 
     def _keep(self, state: LargeState, fingerprint: str) -> None:
         if self.job.work is not None and not self.clock.stopped():
-            state.save(self.job.work, fingerprint)
+            try:
+                state.save(self.job.work, fingerprint)
+            except OSError as error:  # the fit itself goes on
+                warnings.warn(f"the tiles that are done cannot be kept: {error}", RuntimeWarning, stacklevel=2)
 
     def _stage(self, callback: Callable[[FitProgress], None]) -> Clock:
         """The clock of one fit among several: the same seconds, its own steps and history."""
@@ -222,6 +268,9 @@ class _Run:
         left = sum(box.area for box in self.boxes[index:])
         place = self._places(state.model)[index]
         own = own_rows(state.model, place)
+        if int(own.sum()) + state.shares[index] == 0:  # nothing is there to be fitted, or to be wanted
+            state.tiles += 1
+            return True
         others, mine = state.model.map(lambda t: t[~own]), state.model.map(lambda t: t[own])
         pixels = place.window.of(self.pixels)
         before = float((pixels - draw_box(state.model, place.window)).square().double().sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -41,9 +41,9 @@ def importance_order(model: ImageGaussians) -> Tensor:
 
 def by_importance(model: ImageGaussians) -> ImageGaussians:
     """The same Gaussians, those first that change most when they are left out alone: by |c|^2 times the energy of the
-    kernel, the squared error that this makes in an otherwise exact sum."""
+    kernel, the squared error that this makes in an otherwise exact sum. Layers do not stay."""
     order = importance_order(model)
-    return model.map(lambda t: t[order])
+    return replace(model.map(lambda t: t[order]), layers=())
 
 
 def in_growing_order(model: ImageGaussians) -> ImageGaussians:
@@ -64,7 +64,7 @@ def growing_counts(model: ImageGaussians, frames: int = 32) -> list[int]:
 
 def layer_sizes(model: ImageGaussians) -> list[int]:
     """Sizes of the model's layers, coarse to fine; empty for a model without."""
-    return [b - a for a, b in pairwise((0, *model.layers))] if model.layers else []
+    return [b - a for a, b in pairwise((0, *model.layers)) if b > a]
 
 
 def prefix_sizes(count: int, layers: int) -> tuple[int, ...]:
@@ -88,15 +88,16 @@ def level_counts(count: int, layers: Sequence[int] = ()) -> list[int]:
 
 
 def draw_levels(
-    model: ImageGaussians, layers: Sequence[int] = (), target: Tensor | None = None
+    model: ImageGaussians, layers: Sequence[int] = (), target: Tensor | None = None, known: Tensor | None = None
 ) -> Iterator[tuple[Level, Tensor]]:
     """Each level and its picture [H, W, D] in 0..1, at the size of the fitted picture.
 
     Args:
         model: in the order of its levels.
         target: [H, W, D], what the PSNR is against.
+        known: bool [H, W], the pixels that it is of.
     """
     for count in level_counts(len(model), layers):
         with torch.no_grad():
             picture = model.map(lambda t, n=count: t[:n]).render().clamp(0, 1)  # type: ignore[misc]
-        yield Level(count, None if target is None else psnr(picture, target)), picture
+        yield Level(count, None if target is None else psnr(picture, target, mask=known)), picture

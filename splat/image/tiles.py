@@ -156,12 +156,11 @@ class TileFit(Fit):
         self, pixels: Tensor, others: ImageGaussians, own: ImageGaussians, place: Place, total: int, seed: int
     ) -> None:
         """pixels: the window's part of the picture. others, own: of the whole picture, in its pixels. total: how many
-        its own Gaussians are to become."""
+        its own Gaussians are to become, at least 1."""
         self.place = place
         target = pixels - draw_box(others, place.window)
         start = {name: getattr(own, name) for name in ShapeOptimizer.NAMES}
         start["means"] = start["means"] - place.window.origin
-        total = max(1, total)
         schedule = Schedule(start=len(own) / total, exchange_every=EXCHANGE_EVERY)
         plan = Plan(total, seed, schedule=schedule)
         structure = structure_tensor(pixels)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from splat.core.checks import check_int
-from splat.image.canvas import OrderFree
-from splat.image.codec.finish import FinishConfig, Params, geometry_of, round_at_once, round_gaussians
+from splat.image.codec.finish import BITS, FinishConfig, Params, geometry_of, round_at_once, round_gaussians
 from splat.image.codec.header import MAX_CHUNK, MIN_CHUNK, Header, LayerHead, rounded_basis, usual_cell
 from splat.image.codec.lattice import MAX_LOG_SCALE, MAX_QP, MIN_LOG_SCALE, OCTAVE, QP_PARTS, Floats
 from splat.image.codec.s2d import CodedLayer, Ledger, decode_image, to_model, write
@@ -23,15 +22,14 @@ from splat.image.fitter import FitProgress
 from splat.image.layered import term_weights
 from splat.image.model import TENSORS, ImageGaussians
 from splat.image.objective import Objective
-from splat.image.picture import read_picture
+from splat.image.picture import Picture, read_picture
 from splat.metrics import MAX_PSNR, psnr
+from splat.stop import deferred_stop
 
 DEFAULT_QP = 28.0
 ANY_SIZE = FitConfig().for_any_size()
 """Files are drawn at any size. On four Kodak pictures at .15 and 1 bit a pixel this changes the PSNR at their own size
 by -0.09 to 0.07 dB, 0.01 on average."""
-BITS: dict[OrderFree, float] = {"sum": 34.0, "topk": 42.0}
-"""What a Gaussian takes where the number of Gaussians and the step are chosen well for a given size, about."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,10 @@ class EncodeConfig:
             check_int("chunk", self.chunk, 1 << MIN_CHUNK, 1 << MAX_CHUNK)
             if self.chunk & (self.chunk - 1):
                 raise ValueError(f"chunk must be a power of two, got {self.chunk}")
+
+
+class TooSmallError(ValueError):
+    """A wanted size that a model does not go into."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Encoded:
     layers: tuple[CodedPrefix, ...]
     """What the file gives up to the end of each layer; the last is the whole."""
     interrupted: bool = False
-    """Whether Ctrl-C cut the fit short: the file holds what there was of it."""
+    """Whether Ctrl-C came: the file holds what there was of the fit, and is whole."""
 
 
 def encode_model(
@@ -103,13 +105,16 @@ def encode_model(
         tell: called with the share that is done, 0..1.
 
     Raises:
-        ValueError: max_bytes is too small for this model.
+        ValueError: max_bytes is too small for this model; the target has another size or other channels.
     """
     if len(model) == 0:
         raise ValueError("model must hold at least one Gaussian")
     if target is None:
         with torch.no_grad():
             target = model.render()
+    wanted = [model.height, model.width, model.layout.channels]
+    if list(target.shape) != wanted:
+        raise ValueError(f"target must have the model's shape {wanted}, got {list(target.shape)}")
     coder = _Coder(model, target, config)
     if config.max_bytes is None:
         return coder.encode(DEFAULT_QP if config.qp is None else config.qp, tell)
@@ -125,10 +130,9 @@ def encode_model(
         quarters += math.ceil(change) if change > 0 else min(0, round(change))
     if best is not None:
         return best
-    raise ValueError(
-        f"max_bytes {config.max_bytes} is too small for {len(model)} Gaussians; fit fewer, about "
-        f"{max(1, int(config.max_bytes * 8 / BITS[model.blend]))}"
-    )
+    fewer = min(int(config.max_bytes * 8 / BITS[model.blend]), len(model) * 3 // 4)
+    what = f"fit fewer, about {fewer}" if fewer else "no Gaussian fits"
+    raise TooSmallError(f"max_bytes {config.max_bytes} is too small for {len(model)} Gaussians; {what}")
 
 
 def encode_image(
@@ -150,8 +154,10 @@ def encode_image(
     picture = read_picture(image)
     if config.max_bytes is not None and fit.n is None and fit.target_psnr is None and isinstance(fit.layers, int):
         fit = replace(fit, n=max(1, int(config.max_bytes * 8 / BITS[fit.blend])))
-    fitted = fit_image(picture, fit, callback=callback)
-    return replace(encode_model(fitted.model, picture.pixels.float(), config, tell), interrupted=fitted.interrupted)
+    with deferred_stop() as stop:
+        fitted = fit_image(picture, fit, callback=callback)
+        encoded = encode_model(fitted.model, picture.pixels.float(), config, tell)
+        return replace(encoded, interrupted=fitted.interrupted or stop.requested)
 
 
 def encode_to_psnr(
@@ -167,26 +173,60 @@ def encode_to_psnr(
 
     Sizes are tried along the line of PSNR over log2 of the bytes, which is nearly straight. Ctrl-C ends the search.
     """
+    FitConfig(target_psnr=target_psnr)  # its checks
+    if fit.target_psnr is not None:
+        raise ValueError("fit must have no target_psnr: the number of Gaussians follows from the size of the file")
     picture = read_picture(image)
-    size = picture.pixels[..., 0].numel() * 0.3 / 8
-    tried: list[Encoded] = []
-    for _ in range(_SEARCH):
-        size = min(max(size, 64.0), 4.0 * picture.pixels.numel())
-        sized = replace(config, qp=None, max_bytes=round(size))
-        tried.append(encode_image(picture, sized, fit, callback=callback, tell=tell))
-        missing = target_psnr - tried[-1].psnr
-        if 0 <= -missing < _NEAR or tried[-1].interrupted:
-            break
-        slope = DB_PER_DOUBLING
-        if len(tried) > 1:
-            a, b = tried[-2:]
+    with deferred_stop() as stop:
+        search = _Search(picture, target_psnr, config, fit)
+        while not search.done and not (search.tried and stop.requested):
+            search.try_next(callback, tell)
+        return replace(search.best, interrupted=search.interrupted or stop.requested)
+
+
+class _Search:
+    """Files of several sizes, for a PSNR."""
+
+    def __init__(self, picture: Picture, target_psnr: float, config: EncodeConfig, fit: FitConfig) -> None:
+        self.picture, self.target_psnr, self.config, self.fit = picture, target_psnr, config, fit
+        self.size = picture.pixels[..., 0].numel() * 0.3 / 8
+        self.tried: list[Encoded] = []
+        self.left = _SEARCH
+
+    @property
+    def interrupted(self) -> bool:
+        return bool(self.tried) and self.tried[-1].interrupted
+
+    @property
+    def done(self) -> bool:
+        near = bool(self.tried) and 0 <= self.tried[-1].psnr - self.target_psnr < _NEAR
+        return near or self.interrupted or self.left == 0
+
+    def try_next(self, callback: Callable[[FitProgress], None] | None, tell: Callable[[float], None] | None) -> None:
+        """Codes the picture at the present size, and goes on to the next."""
+        self.left -= 1
+        self.size = min(max(self.size, 64.0), 4.0 * self.picture.pixels.numel() + 1024)
+        sized = replace(self.config, qp=None, max_bytes=round(self.size))
+        try:
+            self.tried.append(encode_image(self.picture, sized, self.fit, callback=callback, tell=tell))
+        except TooSmallError:
+            if self.left == 0 and not self.tried:
+                raise
+            self.size *= 2
+            return
+        missing, slope = self.target_psnr - self.tried[-1].psnr, DB_PER_DOUBLING
+        if len(self.tried) > 1:
+            a, b = self.tried[-2:]
             doublings = math.log2(len(b.data) / len(a.data))
             slope = min(8.0, max(2.0, (b.psnr - a.psnr) / doublings)) if abs(doublings) > 0.01 else slope
         # To the middle of what will do: neighbouring sizes differ by a tenth of a dB either way.
-        size = len(tried[-1].data) * 2 ** ((missing + _NEAR / 2) / slope)
-    enough = [e for e in tried if e.psnr >= target_psnr]
-    best = min(enough, key=lambda e: len(e.data)) if enough else max(tried, key=lambda e: e.psnr)
-    return replace(best, interrupted=tried[-1].interrupted)
+        self.size = len(self.tried[-1].data) * 2 ** ((missing + _NEAR / 2) / slope)
+
+    @property
+    def best(self) -> Encoded:
+        """The smallest that is good enough, else the best."""
+        enough = [e for e in self.tried if e.psnr >= self.target_psnr]
+        return min(enough, key=lambda e: len(e.data)) if enough else max(self.tried, key=lambda e: e.psnr)
 
 
 _SEARCH = 8
@@ -264,7 +304,8 @@ class _Coder:
             with torch.no_grad():
                 left = left - to_model(self.header, head, symbols).render()
             quality = min(MAX_PSNR, psnr((self.target - left).clamp(0, 1), self.target))
-            layers.append(CodedLayer(replace(head, psnr=quality), symbols))
+            if len(symbols) or (not layers and i + 1 == len(self.rows)):  # a layer that is worth nothing is none
+                layers.append(CodedLayer(replace(head, psnr=quality), symbols))
         data, ledger = write(self.header, layers)
         decoded = decode_image(data)
         model, qualities = decoded.model, [layer.head.psnr for layer in layers]

@@ -23,8 +23,9 @@ from splat.image.optimizer import LearningRates, ShapeOptimizer
 from splat.image.solve import solve_colors
 
 Params = dict[str, Tensor]
-PRUNE_BITS = 34.0
-"""What a Gaussian takes in a file, about (Kodak, .15 to 1 bit a pixel: 27 to 38)."""
+BITS: dict[str, float] = {"sum": 34.0, "topk": 42.0}
+"""What a Gaussian takes in a file, about, by the blend, where the number of Gaussians and the step are chosen well for
+a given size (sum: Kodak, .15 to 1 bit a pixel: 27 to 38)."""
 SQUARED_ERROR_PER_BIT = 0.054
 """In units of delta^2: what a bit is worth where the number of Gaussians and the step are chosen well (on Kodak
 pictures by the change of both between neighbouring steps)."""
@@ -60,7 +61,7 @@ def _put(params: Params, rows: Ints, geometry: Geometry) -> None:
 def prune(params: Params, objective: Objective, lattice: Lattice, iterations: int) -> Params:
     """Without the Gaussians that take more bits than they are worth, and with the colours solved again."""
     cost = removal_cost(objective, params, objective.step(params)[0])
-    stays = cost > SQUARED_ERROR_PER_BIT * lattice.delta**2 * PRUNE_BITS
+    stays = cost > SQUARED_ERROR_PER_BIT * lattice.delta**2 * BITS[objective.canvas.options.blend]
     if bool(stays.all()):
         return params
     kept = {name: value[stays] for name, value in params.items()}
