@@ -90,9 +90,10 @@ class Encode:
             print(f"  {name:<20} {count:>9,.0f} bytes {8 * count / max(1, len(model)):>7.2f} bits a Gaussian")
         if self.target_psnr is not None and encoded.psnr < self.target_psnr:
             print(f"{self.target_psnr:g} dB was not reached; try --preset best")
-        if encoded.interrupted:
-            print("stopped: the file holds what there was")
-        return 130 if encoded.interrupted or stop.requested else 0
+        stopped = encoded.interrupted or stop.requested
+        if stopped:
+            print("stopped: the file is whole and holds what there was")
+        return 130 if stopped else 0
 
     def _encode(self, show: FitBar) -> Encoded:
         from splat.image.codec.encode import encode_image, encode_model, encode_to_psnr
