@@ -28,7 +28,7 @@ from splat.image import fit, fitter, init, large
 from splat.image.bands import judge, render_bands
 from splat.image.figures import MAX_PANEL, ErrorMaps
 from splat.image.fit import FitConfig, FitResult, fit_image
-from splat.image.fitter import FitProgress
+from splat.image.fitter import FitProgress, Plan
 from splat.image.large import LargeFit, enlarged, reduced
 from splat.image.layout import RGB, Group, Layout
 from splat.image.model import ImageGaussians
@@ -242,7 +242,7 @@ def test_a_tile_lowers_the_error_of_the_whole_picture_by_as_much_as_its_own() ->
     own = own_rows(model, place)
     others, mine = model.map(lambda t: t[~own]), model.map(lambda t: t[own])
     assert 10 < len(mine) < 150
-    fit = TileFit(place.window.of(pixels), others, mine, place, len(mine) + 20, 0)
+    fit = TileFit(place.window.of(pixels), others, mine, place, Plan(len(mine) + 20))
     births = from_tiles(fit._wanting(torch.ones_like(fit.objective.target_tiles)), 144, 160)
     assert births.sum() == births[48:112, 48:96].sum() == 64 * 48 * 3  # new Gaussians are for the core
     for step in range(40):
@@ -333,12 +333,13 @@ def test_ctrl_c_keeps_what_is_there_and_the_same_call_goes_on(tmp_path: Path) ->
 
 def test_the_fingerprint_is_of_the_picture_and_of_what_the_result_depends_on() -> None:
     picture = Picture(photo(), RGB, "photo")
-    job = LargeFit(picture, 100, 200, 0, 64)
+    job = LargeFit(picture, Plan(100), 200, 64)
     other = picture.pixels.clone()
     other[-1, -1, -1] += 1e-6
-    jobs = [job, replace(job, n=101), replace(job, steps=201), replace(job, seed=1), replace(job, side=65)]
+    jobs = [job, replace(job, steps=201), replace(job, side=65), replace(job, dilation=0.1)]
+    jobs += [replace(job, plan=plan) for plan in (Plan(101), Plan(100, seed=1), Plan(100, least_scale=0.1))]
     jobs.append(replace(job, picture=replace(picture, pixels=other)))
-    assert len({j.fingerprint(None) for j in jobs} | {job.fingerprint(1.0)}) == 7
+    assert len({j.fingerprint(None) for j in jobs} | {job.fingerprint(1.0)}) == 9
     assert job.fingerprint(None) == replace(job, work=Path("elsewhere")).fingerprint(None)
 
 
@@ -408,6 +409,15 @@ def test_any_number_of_channels_is_fitted_by_tiles(channels: int) -> None:
     drawn, fitted = result.model.render().clamp(0, 1), read_picture(image).pixels  # colours times alpha
     assert drawn.shape == image.shape and result.psnr == pytest.approx(psnr(drawn, fitted), abs=0.01)
     assert "tiles" in result.seconds and result.psnr > 24
+
+
+def test_a_model_for_any_size_comes_of_tiles_too() -> None:
+    config = FitConfig(n=250, preset="draft").for_any_size()
+    tiled, whole = (fit_image(photo(), replace(config, tile=side)) for side in (48, 0))
+    assert tiled.model.dilation == whole.model.dilation == pytest.approx(1 / 12)
+    assert tiled.psnr == pytest.approx(psnr(tiled.model.render().clamp(0, 1), photo()), abs=0.01)
+    assert tiled.psnr > whole.psnr - 0.5
+    assert float(tiled.model.log_scales.min()) >= math.log(config.least_scale) - 1e-6
 
 
 @pytest.mark.parametrize("n", [1, 7])
@@ -491,7 +501,6 @@ def test_what_tiles_cannot_do_is_fitted_as_a_whole_or_refused(monkeypatch: pytes
         ("weights or a hole", pixels, plain, {"hole": hole}),
         ("an importance", pixels, plain, {"importance": ones}),
         ("blend topk", pixels, replace(plain, blend="topk"), {}),
-        ("a dilation, a least_scale", pixels, plain.for_any_size(), {}),
     ]
     monkeypatch.setattr(fit, "TILED_FROM", 1000)
     monkeypatch.setattr(fit, "AUTO_TILE", 16)

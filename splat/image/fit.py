@@ -79,8 +79,7 @@ class FitConfig:
     tile: int | None = None
     """Fit tiles of at most so many pixels a side one after the other, with memory for one; 0: the picture as a whole.
     Default: tiles of 1024 for pictures of 20 megapixels and more; the whole below, for target_psnr, and where tiles
-    cannot do it: they are for one ordinary picture, blend sum, and no weights, hole, importance, dilation,
-    least_scale or layers."""
+    cannot do it: they are for one ordinary picture, blend sum, and no weights, hole, importance or layers."""
 
     def __post_init__(self) -> None:
         if self.n is not None:
@@ -167,8 +166,6 @@ def _tile_side(config: FitConfig, picture: Picture, weights: Tensor | None, impo
         "weights or a hole": weights is not None,
         "an importance": importance is not None,
         "blend topk": config.blend != "sum",
-        "a dilation": config.dilation > 0,
-        "a least_scale": config.least_scale > 0,
         "layers": config.layers != 1,
     }
     wanted = [what for what, there in beyond.items() if there]
@@ -240,9 +237,9 @@ def fit_image(
         n = config.n or sum([auto_count(structure_tensor(band)) for band in torch.split(picture.pixels, side)])
         if work is not None:
             check_work(Path(work))
-        state = fit_large(
-            LargeFit(picture, n, STEPS[config.preset], config.seed, side, None if work is None else Path(work)), clock
-        )
+        plan = Plan(n, config.seed, config.least_scale)
+        job = LargeFit(picture, plan, STEPS[config.preset], side, config.dilation, None if work is None else Path(work))
+        state = fit_large(job, clock)
         return FitResult(state.model, state.history, state.seconds, state.psnr, interrupted=clock.stopped())
 
 

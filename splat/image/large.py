@@ -47,12 +47,14 @@ class LargeFit:
     """What to fit by tiles."""
 
     picture: Picture
-    n: int
+    plan: Plan
+    """Of the whole; its schedule is not looked at."""
     steps: int
     """Of each tile, where no time is given."""
-    seed: int
     side: int
     """Of a tile at most, pixels."""
+    dilation: float = 0.0
+    """See Canvas."""
     work: Path | None = None
     """File that keeps the tiles that are done, for a run that is to go on after an end of any kind."""
 
@@ -64,7 +66,9 @@ class LargeFit:
 
     def fingerprint(self, limit: float | None) -> str:
         """Of the picture and of all that the result depends on."""
-        about = [list(self.picture.pixels.shape), self.n, self.steps, self.seed, self.side, limit, _VERSION]
+        plan = self.plan
+        about = [list(self.picture.pixels.shape), plan.total, plan.seed, plan.least_scale, self.dilation]
+        about += [self.steps, self.side, limit, _VERSION]
         digest = hashlib.sha256(json.dumps(about).encode())
         for rows in torch.split(self.picture.pixels, 256):
             digest.update(rows.contiguous().numpy().tobytes())
@@ -172,7 +176,7 @@ class _Run:
         job, clock = self.job, self.clock
         fingerprint = "" if job.work is None else job.fingerprint(clock.limit)
         empty = torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, self.channels)
-        nothing = ImageGaussians(*empty, self.width, self.height, job.picture.layout)
+        nothing = ImageGaussians(*empty, self.width, self.height, job.picture.layout, dilation=job.dilation)
         state = None if job.work is None else LargeState.load(job.work, fingerprint, nothing)
         if state is not None:
             clock.began -= sum(state.seconds.values())
@@ -236,8 +240,9 @@ class _Run:
         while self.height * self.width > COARSE_PIXELS * factor**2:
             factor *= 2
         small = reduced(self.pixels, factor)
-        count = max(1, min(job.n // 2, small[..., 0].numel() // COARSE_PIXELS_PER_GAUSSIAN))
-        fit = Fit(Objective.of(small), job.picture.layout, structure_tensor(small), Plan(count, job.seed))
+        count = max(1, min(job.plan.total // 2, small[..., 0].numel() // COARSE_PIXELS_PER_GAUSSIAN))
+        objective, plan = Objective.of(small, dilation=job.dilation), replace(job.plan, total=count)
+        fit = Fit(objective, job.picture.layout, structure_tensor(small), plan)
         steps = min(job.steps, COARSE_STEPS)
 
         def tell(p: FitProgress) -> None:
@@ -252,7 +257,9 @@ class _Run:
         model = enlarged(fit.best[1], factor, self.width, self.height)
         errors = self._errors(model)
         counts = [int(own_rows(model, place).sum()) for place in self._places(model)]
-        state = LargeState(model, sum(errors), share_out(errors, counts, job.n - len(model)), steps=stage.steps)
+        state = LargeState(
+            model, sum(errors), share_out(errors, counts, job.plan.total - len(model)), steps=stage.steps
+        )
         state.seconds["coarse"] = time.perf_counter() - began
         self._record(state)
         return state
@@ -274,8 +281,9 @@ class _Run:
         others, mine = state.model.map(lambda t: t[~own]), state.model.map(lambda t: t[own])
         pixels = place.window.of(self.pixels)
         before = float((pixels - draw_box(state.model, place.window)).square().double().sum())
-        seed = (self.job.seed << 20) + index + 1 & (1 << 63) - 1
-        fit = TileFit(pixels, others, mine, place, len(mine) + state.shares[index], seed)
+        seed = (self.job.plan.seed << 20) + index + 1 & (1 << 63) - 1
+        plan = replace(self.job.plan, total=len(mine) + state.shares[index], seed=seed)
+        fit = TileFit(pixels, others, mine, place, plan)
 
         def joined(part: ImageGaussians) -> ImageGaussians:
             return others.joined(fit.at_place(part, others))

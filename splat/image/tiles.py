@@ -152,19 +152,16 @@ class TileFit(Fit):
     minus their render, and the error of the whole window counts, so that a step that lowers it lowers the squared error
     of the whole picture by as much."""
 
-    def __init__(
-        self, pixels: Tensor, others: ImageGaussians, own: ImageGaussians, place: Place, total: int, seed: int
-    ) -> None:
-        """pixels: the window's part of the picture. others, own: of the whole picture, in its pixels. total: how many
-        its own Gaussians are to become, at least 1."""
+    def __init__(self, pixels: Tensor, others: ImageGaussians, own: ImageGaussians, place: Place, plan: Plan) -> None:
+        """pixels: the window's part of the picture. others, own: of the whole picture, in its pixels. plan: for the
+        Gaussians of its own, of which there are to be 1 or more; it gets a schedule of its own."""
         self.place = place
         target = pixels - draw_box(others, place.window)
         start = {name: getattr(own, name) for name in ShapeOptimizer.NAMES}
         start["means"] = start["means"] - place.window.origin
-        schedule = Schedule(start=len(own) / total, exchange_every=EXCHANGE_EVERY)
-        plan = Plan(total, seed, schedule=schedule)
-        structure = structure_tensor(pixels)
-        super().__init__(Objective.of(target), own.layout, structure, plan, start if len(own) else None)
+        plan = replace(plan, schedule=Schedule(start=len(own) / plan.total, exchange_every=EXCHANGE_EVERY))
+        objective, structure = Objective.of(target, dilation=own.dilation), structure_tensor(pixels)
+        super().__init__(objective, own.layout, structure, plan, start if len(own) else None)
 
     def _error(self, step: L2Step) -> float:
         return step.squared_error  # what others draw is not in the picture that the kernel clamps
