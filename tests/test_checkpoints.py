@@ -179,6 +179,9 @@ def test_gaussians_outside_of_the_picture_are_moved_to_its_border_and_counted(tm
     again = load_checkpoint(tmp_path / "m.tar", width=WIDTH, height=HEIGHT)
     expected = torch.tensor([[0.5, 10.0], [20.0, 12.0], [WIDTH + 0.5, HEIGHT / 2]])
     torch.testing.assert_close(again.means, expected, rtol=0, atol=1e-3)
+    before = model.render()
+    as_they_were = replace(again, colors=model.colors).render()
+    assert (again.render() - before).square().sum() < 0.5 * (as_they_were - before).square().sum()  # colours make up
 
 
 def test_a_dilation_is_written_into_the_shapes(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from splat.core.finite import finite_rows
 from splat.files import atomic_write
 from splat.image.canvas import OrderFree
 from splat.image.layout import Layout, Mode
-from splat.image.model import ImageGaussians, axes_of_root
+from splat.image.model import TENSORS, ImageGaussians, axes_of_root
+from splat.image.objective import Objective
+from splat.image.solve import solve_colors
 
 Kind = Literal["gaussianimage", "gaussianimage-rs", "image-gs"]
 """gaussianimage has a Cholesky factor for a shape, gaussianimage-rs two scales and a rotation, like image-gs."""
@@ -35,6 +37,7 @@ _BOUND = 0.5
 IMAGE_GS_K = 10
 """Gaussians per pixel, a constant of Image-GS's kernel."""
 _IMAGE_GS_RATES = {"xy": 5e-4, "scale": 2e-3, "rot": 2e-3, "feat": 5e-3}
+_SOLVE_STEPS = 30
 _EDGE = 1 - 2.0**-20
 """Farthest position, of 1, that is written for GaussianImage: beyond it atanh has no float32 to spare."""
 
@@ -197,6 +200,15 @@ def _drawn(model: ImageGaussians) -> ImageGaussians:
     return replace(model, log_scales=0.5 * spread.log(), colors=model.colors * fainter[:, None], dilation=0.0)
 
 
+def _colors_after(model: ImageGaussians, means: Tensor) -> Tensor:
+    """[N, D] colours with which the picture stays as it was, as far as it can, when the Gaussians lie elsewhere."""
+    with torch.no_grad():
+        objective = Objective.of(model.render().float(), options=model.options)
+        there = {name: getattr(model, name).float() for name in TENSORS} | {"means": means.float()}
+        colors = solve_colors(objective.color_system(there), objective.target_tiles, there["colors"], _SOLVE_STEPS)
+        return colors.to(model.colors.dtype)
+
+
 def _to_gaussianimage(model: ImageGaussians, shape: str) -> tuple[dict[str, Tensor], Written]:
     if model.blend != "sum" or model.layout.mode != "RGB":
         got = f"{model.layout.mode or f'{model.layout.channels} channels'} of blend {model.blend}"
@@ -206,6 +218,8 @@ def _to_gaussianimage(model: ImageGaussians, shape: str) -> tuple[dict[str, Tens
     kept = wanted.clamp(-_EDGE, _EDGE)
     away = 0.5 * (wanted - kept) * wanted.new_tensor([model.width, model.height])
     moved = (away.abs() > 1e-3).any(1)
+    if bool(moved.any()):
+        model = replace(model, colors=_colors_after(model, model.means - away))
     count = len(model)
     state = {"_xyz": kept.atanh(), "_features_dc": model.colors, "_opacity": torch.ones(count, 1)}
     scales = model.log_scales.exp()
