@@ -187,7 +187,7 @@ def sample() -> bytes:
     return gi.encode(fitted().map(lambda t: t[:12]))
 
 
-def read(data: bytes) -> None:
+def assert_read_or_refused(data: bytes) -> None:
     """Reads and draws, or is refused with a message; in memory bounded by the bytes."""
     tracemalloc.start()
     try:
@@ -210,18 +210,18 @@ def test_damaged_files_are_read_or_refused(edits: list[tuple[int, int]], length:
     data = bytearray(sample())
     for at, value in edits:
         data[at % len(data)] = value
-    read(bytes(data))  # which asserts
-    read(bytes(data[:length]))
+    assert_read_or_refused(bytes(data))
+    assert_read_or_refused(bytes(data[:length]))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 2**32 - 1))
 def test_any_bytes_are_read_or_refused(body: bytes, count: int) -> None:
-    read(body)
-    read(struct.pack("<4sHHI", b"GIM1", 5, 5, count) + body)
+    assert_read_or_refused(body)
+    assert_read_or_refused(struct.pack("<4sHHI", b"GIM1", 5, 5, count) + body)
     whole = body + bytes(gi.OVERHEAD - 12)
     whole += bytes(-(len(whole) + 12 - gi.OVERHEAD) % 7)
-    read(struct.pack("<4sHHI", b"GIM1", 5, 5, (len(whole) + 12 - gi.OVERHEAD) // 7) + whole)
+    assert_read_or_refused(struct.pack("<4sHHI", b"GIM1", 5, 5, (len(whole) + 12 - gi.OVERHEAD) // 7) + whole)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from splat.image import init
+from splat.image.layout import Group, Layout
 from splat.image.picture import read_picture
-from splat.metrics import Scores, ms_ssim, psnr, ssim
+from splat.image.scores import GroupScores, group_scores
+from splat.image.transfer import Transfer
+from splat.metrics import Scores, ms_ssim, psnr, pu21_psnr, ssim
 
 PHOTO = Path(__file__).parent.parent / "scenes" / "photos" / "kodim23.png"
 
@@ -81,3 +84,40 @@ def test_more_rows_than_the_picture_has_are_refused() -> None:
     scores.add(torch.zeros(15, 20, 3), torch.zeros(15, 20, 3))
     with pytest.raises(ValueError, match="5 rows or fewer that are left, got 15"):
         scores.add(torch.zeros(15, 20, 3), torch.zeros(15, 20, 3))
+
+
+@pytest.mark.parametrize("size", [(70, 40), (9, 40)])
+def test_masked_scores_do_not_depend_on_the_strips(size: tuple[int, int]) -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.rand(*size, 3, generator=g), torch.rand(*size, 3, generator=g)
+    mask = torch.rand(size, generator=g) > 0.3
+    mask[:7] = False  # nothing of the first strip
+    scores = Scores(*size)
+    for first, second, part in zip(a.split(7), b.split(7), mask.split(7), strict=True):
+        scores.add(first, second, part)
+    assert scores.psnr == pytest.approx(psnr(a, b, mask=mask), rel=1e-12)
+    assert scores.ssim == pytest.approx(ssim(a, b, mask=mask), rel=1e-12)
+
+
+def test_group_scores_do_not_depend_on_the_strips() -> None:
+    groups = (
+        Group("light", "rgb", 3, Transfer("log", high=50.0, toe=0.1), bits=32),
+        Group("normal", "normal", 2),
+        Group("height", "grey", 1),
+    )
+    layout, g = Layout(groups), torch.Generator().manual_seed(0)
+    a, b = torch.rand(33, 40, 6, generator=g), torch.rand(33, 40, 6, generator=g)
+    strips = GroupScores(layout)
+    for first, second in zip(a.split(7), b.split(7), strict=True):
+        strips.add(first, second)
+    for got, want in zip(strips.records, group_scores(a, b, layout), strict=True):
+        names = [name for name, value in want.items() if isinstance(value, float)]
+        assert list(got) == list(want) and got["name"] == want["name"] and names
+        assert [got[name] for name in names] == pytest.approx([want[name] for name in names], rel=1e-6)
+    light, normal, height = strips.records
+    values = [group.decode(v) for v, group in zip(layout.split(a), groups, strict=True)]
+    truths = [group.decode(v) for v, group in zip(layout.split(b), groups, strict=True)]
+    assert height["psnr"] == pytest.approx(psnr(values[2], truths[2]))
+    assert light["pu21_psnr"] == pytest.approx(pu21_psnr(values[0], truths[0]), rel=1e-6)
+    angles = (values[1] * truths[1]).sum(-1).clamp(-1, 1).acos().rad2deg()
+    assert normal["mean_angle"] == pytest.approx(float(angles.mean()), rel=1e-4)

@@ -31,6 +31,8 @@ from splat.io.ply import element, read_header
 
 VERSION = 1
 """Of the JSON, PLY and npz files."""
+# What numpy and zipfile raise for an npz file that is cut off or damaged; they do not share one exception.
+_DAMAGED_NPZ = (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _PLY_TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -125,7 +127,7 @@ def import_npz(path: str | Path) -> ImageGaussians:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED_NPZ as error:
         raise ValueError(f"{path}: damaged or not an npz file ({error})") from error
     if str(arrays.pop("format", "")) != FORMAT:
         raise ValueError(f"{path}: no fitted picture: wanted an npz file with format {FORMAT!r}")

@@ -276,13 +276,14 @@ function tellCursor() {
   element("swatch").style.background = `rgb(${r} ${g} ${b})`;
 }
 
-function tableRows(rows) {
+/** Elements that say a name and its value each; tags: of the whole, of the name and of the value. */
+function pairs(rows, tags) {
   return rows.map(([name, value]) => {
-    const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
+    const [whole, head, cell] = tags.map(tag => document.createElement(tag));
     head.textContent = name;
     cell.textContent = value;
-    row.append(head, cell);
-    return row;
+    whole.append(head, cell);
+    return whole;
   });
 }
 
@@ -294,13 +295,7 @@ function tellFacts() {
     facts.push(["bits per pixel", (8 * total / model.width / model.height).toFixed(3)]);
   }
   if (last.psnr != null) facts.push(["dB PSNR", last.psnr.toFixed(2)]);
-  element("facts").replaceChildren(...facts.map(([name, value]) => {
-    const fact = document.createElement("div"), term = document.createElement("dt"), text = document.createElement("dd");
-    term.textContent = name;
-    text.textContent = value;
-    fact.append(term, text);
-    return fact;
-  }));
+  element("facts").replaceChildren(...pairs(facts, ["div", "dt", "dd"]));
 }
 
 function tellNumbers() {
@@ -313,7 +308,7 @@ function tellNumbers() {
     ...model.ledger.map(([name, bytes]) => [`bytes: ${name}`, formatNumber(bytes)]),
   ];
   if (model.dilation > 0) rows.splice(2, 0, ["dilation", `${model.dilation} square pixels of the screen`]);
-  element("numbers").replaceChildren(...tableRows(rows));
+  element("numbers").replaceChildren(...pairs(rows, ["tr", "th", "td"]));
 }
 
 tellFacts();
