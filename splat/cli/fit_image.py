@@ -240,12 +240,14 @@ _QUALITY = ("psnr", "ssim", "ms_ssim")
 
 def _blend(text: str) -> tuple[Literal["sum", "topk"], int]:
     """The value of --blend: the compositor, and its K."""
+    from splat.image.fit import FitConfig
+
     name, _, count = text.partition(":")
     if name == "sum" and not count:
-        return "sum", 10
-    if name != "topk" or not (count or "10").isdecimal():
+        return "sum", FitConfig.topk
+    if name != "topk" or (count and not count.isdecimal()):
         raise ValueError(f"blend must be sum, topk or topk:K, got {text!r}")
-    return "topk", int(count or 10)
+    return "topk", int(count) if count else FitConfig.topk
 
 
 def _tile(text: str) -> int | None:

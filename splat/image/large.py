@@ -192,8 +192,8 @@ class _Run:
         mean = sum(self._errors(state.model, clamp=True)) / self.pixels.numel()
         state.psnr = min(MAX_PSNR, psnr_of_error(mean))
         state.history[-1]["psnr"] = state.psnr
-        if clock.callback is not None and not clock.stopped():
-            clock.callback(self._done(state))
+        if not clock.stopped():
+            self._tell(self._done(state))
         return state
 
     def _done(self, state: LargeState) -> FitProgress:
